@@ -1,0 +1,1 @@
+"""The acquisition agent: runs on the microscope PC."""

@@ -1,0 +1,1 @@
+"""The GPU server: ingest, segmentation, measurement, REST and the live page."""

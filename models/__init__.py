@@ -1,0 +1,1 @@
+"""Everything that learns: NPsSegNet, its training and its evaluation."""
