@@ -1,0 +1,1 @@
+"""REST and live routes, one module for each noun."""

@@ -1,0 +1,159 @@
+"""The inference child: the one process that holds the network.
+
+It answers batches over a pipe: a JSON header, then the raw bytes of each frame; back come a JSON
+header and the raw probability of each frame. Nothing is pickled, and the API process never
+imports torch.
+"""
+
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emcopilot.errors import ConfigError, EMcopilotError, ModelError
+from gpu_server.engines import Engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceSpec:
+    """What the child must load; plain values, because they cross a process border."""
+
+    model: str = "base"
+    """A model id of the registry, or a directory with weights and card."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    engine: str = "auto"
+    """auto, torch or openvino."""
+    warm_px: int = 1024
+    """Side of the frame run once at start, so that the first real one is not slow; 0: none."""
+    cache_dir: str | None = None
+    """Where compiled graphs are kept between starts."""
+    one_pass_px: int = 1536
+    """Frames up to this side go through whole; larger ones in tiles."""
+
+
+def build_engine(spec: InferenceSpec) -> tuple[Engine, str]:
+    """Load the weights and make them ready on the device asked for.
+
+    Returns
+    -------
+    (Engine, str)
+        The engine and the model id that every result will name.
+
+    Raises
+    ------
+    ConfigError
+        If the device or engine asked for is not there. "auto" never fails for that reason.
+    ModelError
+        If weights and card do not belong together.
+    """
+    # Heavy imports wait until the child runs: the parent imports this module for InferenceSpec.
+    import torch  # noqa: PLC0415
+    from models.checkpoint import load  # noqa: PLC0415
+
+    net, card = load(spec.model)
+    if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()):
+        from gpu_server.engines.torch_engine import TorchCudaEngine  # noqa: PLC0415
+
+        if spec.engine == "openvino":
+            raise ConfigError("engine = openvino runs on the CPU; set device = cpu")
+        return TorchCudaEngine(net), card.model_id
+    if spec.device not in {"auto", "cpu"}:
+        raise ConfigError(f"device: got {spec.device!r}, expected auto, cpu or cuda")
+    if spec.engine == "torch":
+        from gpu_server.engines.torch_engine import TorchCpuEngine  # noqa: PLC0415
+
+        return TorchCpuEngine(net), card.model_id
+    if spec.engine not in {"auto", "openvino"}:
+        raise ConfigError(
+            f"engine: got {spec.engine!r}, expected auto, torch or openvino"
+        )
+    from gpu_server.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+    cache_dir = Path(spec.cache_dir) if spec.cache_dir else None
+    return OpenVinoEngine(net, cache_dir), card.model_id
+
+
+def frame_predictor(
+    engine: Engine, one_pass_px: int
+) -> Callable[[NDArray[np.generic]], NDArray[np.uint8]]:
+    """Return the function from one frame's pixels to its uint8 probability, both (H, W)."""
+    from models.tiling import Tiling, predict  # noqa: PLC0415
+
+    tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
+    return lambda pixels: predict(pixels, engine.run, tiling)
+
+
+def predict_batch(
+    engine: Engine, frames: list[NDArray[np.generic]], one_pass_px: int
+) -> list[NDArray[np.uint8]]:
+    """Predict frames of one shape; small ones share a pass when the engine gains from it."""
+    from models.tiling import predict_together  # noqa: PLC0415
+
+    if len(frames) > 1 and max(frames[0].shape) <= one_pass_px:
+        return predict_together(frames, engine.run)
+    predict = frame_predictor(engine, one_pass_px)
+    return [predict(pixels) for pixels in frames]
+
+
+def serve(connection: Connection, spec: InferenceSpec) -> None:
+    """Run the child: build the engine, say so, answer batches until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    try:
+        engine, model_id = build_engine(spec)
+        if spec.warm_px:
+            blank = np.zeros((spec.warm_px, spec.warm_px), np.float32)
+            frame_predictor(engine, spec.one_pass_px)(blank)
+    except EMcopilotError as error:
+        _send(connection, {"failed": str(error), "kind": type(error).__name__})
+        return
+    _send(
+        connection,
+        {"model_id": model_id, "device": engine.device, "batch": engine.batch},
+    )
+    while True:
+        try:
+            frames = _receive_frames(connection)
+        except EOFError:
+            return
+        _answer(connection, engine, frames, spec.one_pass_px)
+
+
+def _answer(
+    connection: Connection,
+    engine: Engine,
+    frames: list[NDArray[np.generic]],
+    one_pass_px: int,
+) -> None:
+    started = time.monotonic()
+    try:
+        maps = predict_batch(engine, frames, one_pass_px)
+    except (RuntimeError, MemoryError, ModelError) as error:  # CUDA and OpenVINO errors
+        log.exception("batch failed frames=%d shape=%s", len(frames), frames[0].shape)
+        _send(connection, {"failed": f"the network could not run: {error}"})
+        return
+    _send(connection, {"infer_s": (time.monotonic() - started) / len(frames)})
+    for probability in maps:
+        connection.send_bytes(np.ascontiguousarray(probability).data)
+
+
+def _send(connection: Connection, header: dict[str, object]) -> None:
+    connection.send_bytes(json.dumps(header).encode())
+
+
+def _receive_frames(connection: Connection) -> list[NDArray[np.generic]]:
+    header = json.loads(connection.recv_bytes())
+    shape, dtype = tuple(header["shape"]), np.dtype(header["dtype"])
+    return [
+        np.frombuffer(connection.recv_bytes(), dtype).reshape(shape)
+        for _ in range(header["count"])
+    ]

@@ -1,0 +1,261 @@
+"""The queue in front of the inference child.
+
+Frames wait here; those of one shape that wait together go as one batch. The child may die (a
+driver fault, the kernel's out-of-memory killer): it is started again and the frame gets a second
+try; a frame that kills it twice is given up, so that the next one works.
+"""
+
+import asyncio
+import json
+import logging
+import multiprocessing
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emcopilot.errors import ConfigError, ModelError
+from gpu_server import inference
+from gpu_server.inference import InferenceSpec
+
+log = logging.getLogger(__name__)
+
+_START_TIMEOUT_S = 300.0
+_FRAME_TIMEOUT_S = 180.0
+_TRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Segmentation:
+    """What the network says of one frame."""
+
+    probability: NDArray[np.uint8]
+    """Shape (H, W); 0..255, particle from 128."""
+    model_id: str
+    infer_s: float
+    """Seconds of the network's own work on this frame."""
+
+
+class InferenceBackend(Protocol):
+    """Whatever turns pixels into probability: this machine's child, later a cluster."""
+
+    model_id: str
+    device: str
+
+    async def segment(self, pixels: NDArray[np.generic]) -> Segmentation:
+        """Segment one frame, shape (H, W), any real dtype."""
+        ...
+
+
+@dataclass(slots=True)
+class _Waiting:
+    pixels: NDArray[np.generic]
+    answer: asyncio.Future[Segmentation]
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class Segmenter:
+    """Owns the inference child; use as an async context manager."""
+
+    spec: InferenceSpec
+    model_id: str = ""
+    device: str = ""
+    restarts: int = 0
+    """How often the child had to be started again."""
+    _batch: int = 1
+    _queue: deque[_Waiting] = field(default_factory=deque)
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _child: "_Child | None" = None
+    _worker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the child and wait until the network is warm.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            If the device is not there or the weights do not fit.
+        """
+        await asyncio.to_thread(self._start_child)
+        self._worker = asyncio.create_task(self._run(), name="segmenter")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop the child; frames still waiting are cancelled, their rows stay queued."""
+        # The child goes first: a thread may be blocked reading its answer.
+        if self._child:
+            self._child.kill()
+        if self._worker:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        for waiting in self._queue:
+            waiting.answer.cancel()
+
+    @property
+    def waiting(self) -> int:
+        """Frames in the queue."""
+        return len(self._queue)
+
+    async def segment(self, pixels: NDArray[np.generic]) -> Segmentation:
+        """Segment one frame.
+
+        Parameters
+        ----------
+        pixels : array, shape (H, W)
+            Detector counts of any real dtype.
+
+        Raises
+        ------
+        ModelError
+            If the network cannot run on this frame; the next frame may work.
+        """
+        answer = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(np.ascontiguousarray(pixels), answer))
+        self._arrived.set()
+        return await answer
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while batch := self._next_batch():
+                await self._carry(batch)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Take waiting frames of the oldest one's shape and dtype, up to the batch size."""
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < self._batch:
+            first = (batch or self._queue)[0].pixels
+            ahead = self._queue[0].pixels
+            if (ahead.shape, ahead.dtype) != (first.shape, first.dtype):
+                break
+            waiting = self._queue.popleft()
+            if not waiting.answer.done():
+                batch.append(waiting)
+        return batch
+
+    async def _carry(self, batch: list[_Waiting]) -> None:
+        frames = [waiting.pixels for waiting in batch]
+        try:
+            child = self._child or await asyncio.to_thread(self._start_child)
+            answers = await asyncio.to_thread(child.exchange, frames)
+        except (EOFError, OSError, TimeoutError) as error:
+            self._child_died(batch, error)
+        except (ConfigError, ModelError) as error:
+            self._refuse(batch, error)
+        else:
+            for waiting, segmentation in zip(batch, answers, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(segmentation)
+
+    def _child_died(self, batch: list[_Waiting], error: Exception) -> None:
+        log.warning(
+            "inference process died frames=%d reason=%r; starting it again",
+            len(batch),
+            error,
+        )
+        self.restarts += 1
+        if self._child:
+            self._child.kill()
+            self._child = None
+        for waiting in reversed(batch):
+            waiting.tries += 1
+            if waiting.tries < _TRIES:
+                self._queue.appendleft(waiting)
+                continue
+            self._refuse(
+                [waiting],
+                ModelError(
+                    f"the inference process died {_TRIES} times on this frame of "
+                    f"{waiting.pixels.shape[1]} x {waiting.pixels.shape[0]} px; memory may be too "
+                    "small for it: see the server's log"
+                ),
+            )
+
+    def _refuse(self, batch: list[_Waiting], error: Exception) -> None:
+        for waiting in batch:
+            if not waiting.answer.done():
+                waiting.answer.set_exception(error)
+
+    def _start_child(self) -> "_Child":
+        child = _Child(self.spec)
+        self.model_id, self.device = child.model_id, child.device
+        self._batch = child.batch
+        self._child = child
+        log.info("inference ready model=%s device=%s", self.model_id, self.device)
+        return child
+
+
+class _Child:
+    """The process and its pipe; every call blocks, so callers use a thread."""
+
+    def __init__(self, spec: InferenceSpec) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=inference.serve,
+            args=(theirs, spec),
+            name="emcopilot-inference",
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()  # so that the child's death reads as end of file here
+        try:
+            ready = _receive(self._pipe, _START_TIMEOUT_S)
+        except (EOFError, TimeoutError) as error:
+            self.kill()
+            raise ModelError(
+                "the inference process ended while it loaded the network; "
+                f"exit code {self._process.exitcode}: see the server's log"
+            ) from error
+        if "failed" in ready:
+            self.kill()
+            kind = ConfigError if ready.get("kind") == "ConfigError" else ModelError
+            raise kind(str(ready["failed"]))
+        self.model_id = str(ready["model_id"])
+        self.device = str(ready["device"])
+        self.batch = int(str(ready["batch"]))
+
+    def exchange(self, frames: list[NDArray[np.generic]]) -> list[Segmentation]:
+        """Send frames of one shape and wait for their probabilities."""
+        first = frames[0]
+        header = {
+            "count": len(frames),
+            "shape": first.shape,
+            "dtype": first.dtype.str,
+        }
+        self._pipe.send_bytes(json.dumps(header).encode())
+        for pixels in frames:
+            self._pipe.send_bytes(pixels.data)
+        answer = _receive(self._pipe, _FRAME_TIMEOUT_S * len(frames))
+        if "failed" in answer:
+            raise ModelError(str(answer["failed"]))
+        return [
+            Segmentation(
+                np.frombuffer(self._pipe.recv_bytes(), np.uint8).reshape(first.shape),
+                self.model_id,
+                float(str(answer["infer_s"])),
+            )
+            for _ in frames
+        ]
+
+    def kill(self) -> None:
+        """End the process now; correctness never depends on its goodbye."""
+        self._process.kill()
+        self._process.join(5)
+
+
+def _receive(pipe: Connection, timeout_s: float) -> dict[str, object]:
+    if not pipe.poll(timeout_s):
+        raise TimeoutError(f"no answer from the inference process in {timeout_s:.0f} s")
+    return json.loads(pipe.recv_bytes())
