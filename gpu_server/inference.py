@@ -58,6 +58,7 @@ def build_engine(spec: InferenceSpec) -> tuple[Engine, str]:
     """
     # Heavy imports wait until the child runs: the parent imports this module for InferenceSpec.
     import torch  # noqa: PLC0415
+
     from models.checkpoint import load  # noqa: PLC0415
 
     net, card = load(spec.model)

@@ -1,0 +1,91 @@
+"""The GPU server's settings: one TOML file, one frozen model, checked at start."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from emcopilot.config import Settings
+
+
+def default_data_dir() -> Path:
+    """Return where database, frames and keys lie unless the settings say otherwise."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "emcopilot"
+
+
+class HttpSettings(Settings):
+    """REST, the live page and its WebSocket."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but loopback should sit behind TLS."""
+    port: int = Field(default=8765, ge=0, le=65535)
+    """0 lets the system choose."""
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+    """Host names a browser may use for this server (guards against DNS rebinding)."""
+    tls_certificate: Path | None = None
+    """PEM file; with `tls_key` the server speaks HTTPS."""
+    tls_key: Path | None = None
+    max_upload_bytes: PositiveInt = 2 * 2**30
+    """Largest file `POST /segment` takes."""
+
+
+class IngestSettings(Settings):
+    """Where agents connect, and how much they may have under way."""
+
+    bind: str = "tcp://127.0.0.1:5570"
+    """ZeroMQ address for frames; CURVE, enrolled keys only."""
+    enrol_bind: str = "tcp://127.0.0.1:5571"
+    """ZeroMQ address where a new agent trades its one-time code for a place on the list."""
+    window_bytes: PositiveInt = 32 * 2**20
+    """Credit: bytes an agent may have sent and not yet seen stored."""
+    disk_reserve_bytes: PositiveInt = 2 * 2**30
+    """Agents pause while less than this is free on the data disk."""
+    max_file_bytes: PositiveInt = 64 * 2**30
+    """Larger files are refused by name."""
+
+
+class DecodeSettings(Settings):
+    """The sandboxed decode workers."""
+
+    workers: PositiveInt = 1
+    timeout_s: PositiveFloat = 30.0
+    """A page that takes longer costs its worker, and is quarantined the second time."""
+    memory_bytes: PositiveInt = 3 * 2**30
+
+
+class SegmentSettings(Settings):
+    """The network and what runs it."""
+
+    model: str = "base"
+    """A shipped model's name, or a directory with weights and card."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "torch", "openvino"] = "auto"
+    warm_px: int = Field(default=1024, ge=0, le=4096)
+    """Side of the frame run once at start so that the first real one is not slow."""
+    one_pass_px: int = Field(default=1536, ge=256, le=8192)
+    """Frames up to this side go through whole; larger ones in overlapping tiles."""
+
+
+class Magnification(Settings):
+    """One row of the magnification table of an instrument without calibrated headers."""
+
+    magnification: PositiveFloat
+    pixel_size_nm: PositiveFloat
+    instrument: str | None = None
+    """Only for frames whose metadata name this instrument; None: for all."""
+
+
+class ServerSettings(Settings):
+    """Everything `emcopilot serve` can be told."""
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    """Database, acquired files and keys; a local disk, never a network share."""
+    http: HttpSettings = HttpSettings()
+    ingest: IngestSettings = IngestSettings()
+    decode: DecodeSettings = DecodeSettings()
+    segment: SegmentSettings = SegmentSettings()
+    magnifications: tuple[Magnification, ...] = ()
+    min_area_px: PositiveInt = 9
+    """Smaller specks are noise: about 3.4 px across, below what a pixel count can size."""
