@@ -8,6 +8,7 @@ Every statistic reads `results` with `counts` set, whose frames are then `proces
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -63,7 +64,7 @@ agents = Table(
     Column("pending", Integer, nullable=False, server_default="0"),
     Column("vanished", Integer, nullable=False, server_default="0"),
     Column("rejected", Integer, nullable=False, server_default="0"),
-    Column("pending_bytes", Integer, nullable=False, server_default="0"),
+    Column("pending_bytes", BigInteger, nullable=False, server_default="0"),
     Column("oldest_unsent_s", Float),
     Column("problems", JSON, nullable=False, server_default="[]"),  # [str, ...]
 )
@@ -94,9 +95,9 @@ files = Table(
     Column("rev", Integer, nullable=False),
     Column("source_key", String, nullable=False),
     Column("name", String, nullable=False),  # last part of the source key
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False, index=True),
-    Column("mtime_ns", Integer, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
     Column("sealed_at", Float, nullable=False),
     Column("received_at", Float, nullable=False),  # first byte
     Column("stored_at", Float, nullable=False),  # committed
@@ -169,7 +170,6 @@ results = Table(
     # float32 little endian, one a label: equivalent diameter in `unit`, NaN where the
     # particle is cut by the border. A session's distribution reads these alone.
     Column("diameters", LargeBinary, nullable=False),
-    Column("particles", LargeBinary, nullable=False),  # ParticleTable.to_bytes()
     UniqueConstraint("frame_id", "model_id"),
     CheckConstraint("unit IN ('nm', 'px')", name="unit"),
     Index("ix_results_session_counts", "session_id", "counts"),
@@ -183,11 +183,13 @@ Index(
     postgresql_where=text("counts"),
 )
 
-labels = Table(
-    "labels",
+# Apart from `results`, so that reading a session's statistics does not wade through them.
+result_blobs = Table(
+    "result_blobs",
     metadata,
     Column("result_id", ForeignKey("results.id"), primary_key=True),
-    Column("tiff", LargeBinary, nullable=False),  # deflated, uint16 or uint32 instances
+    Column("particles", LargeBinary, nullable=False),  # ParticleTable.to_bytes()
+    Column("labels", LargeBinary, nullable=False),  # deflated TIFF, uint16 or uint32
 )
 
 rejections = Table(
