@@ -83,6 +83,7 @@ if sys.platform == "win32":
     _OPEN_EXISTING = 3
     _SEQUENTIAL_SCAN = 0x08000000
     _BELOW_NORMAL_PRIORITY_CLASS = 0x4000
+    _DRIVE_REMOTE = 4
 
     _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
     _kernel32.CreateFileW.restype = wintypes.HANDLE
@@ -116,6 +117,13 @@ if sys.platform == "win32":
             raise OSError(0, ctypes.FormatError(code), str(path), code)
         descriptor = msvcrt.open_osfhandle(handle, os.O_RDONLY | os.O_BINARY)
         return os.fdopen(descriptor, "rb", buffering=0)
+
+
+def is_remote_drive(drive: str) -> bool:
+    """Tell whether a drive letter such as "Z:" stands for a share."""
+    if sys.platform == "win32":
+        return _kernel32.GetDriveTypeW(drive + "\\") == _DRIVE_REMOTE
+    return False
 
 
 def step_back() -> None:
