@@ -60,7 +60,7 @@ class Database:
             raise ConfigError(
                 f"no database at {self.path}; is this the right data_dir?"
             )
-        _prepare(data_dir)
+        prepare(data_dir)
         _warn_of_old_sqlite()
         self._lock = threading.Lock()
         self._write_engine = _engine(self.path, _writer_pragmas, "BEGIN IMMEDIATE")
@@ -128,6 +128,26 @@ class Database:
             self._write_engine.dispose()
 
 
+def prepare(data_dir: Path) -> None:
+    """Make the folder, for its owner only, or say why it cannot be used.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be created or written.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot create data_dir {data_dir}: {error.strerror}"
+        ) from error
+    if not os.access(data_dir, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"data_dir {data_dir} is not writable; choose another or fix it"
+        )
+
+
 def migrate(connection: sa.Connection, path: Path) -> None:
     """Bring the schema up to this release, in the caller's transaction.
 
@@ -156,19 +176,6 @@ def migrate(connection: sa.Connection, path: Path) -> None:
         )
     command.upgrade(config, "head")
     log.info("database upgraded from=%s path=%s", current or "nothing", path)
-
-
-def _prepare(data_dir: Path) -> None:
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot create data_dir {data_dir}: {error.strerror}"
-        ) from error
-    if not os.access(data_dir, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"data_dir {data_dir} is not writable; choose another or fix it"
-        )
 
 
 def _warn_of_old_sqlite() -> None:

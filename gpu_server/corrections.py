@@ -1,0 +1,246 @@
+"""What the operator says better than the machine: pixel sizes, and what is not a particle.
+
+Nothing is deleted: a rejection is a row that can be taken back, and every change leaves a line
+in the audit and an event. Every function works inside the caller's transaction.
+"""
+
+import math
+from collections.abc import Collection
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from emcopilot.errors import CalibrationError
+from gpu_server.events import announce, note
+from gpu_server.tables import (
+    PROCESSED,
+    QUARANTINED,
+    QUEUED,
+    frames,
+    rejections,
+    results,
+    sessions,
+)
+
+
+def calibrate_session(
+    connection: sa.Connection,
+    session_id: int,
+    pixel_size_nm: tuple[float, float] | None,
+    who: str,
+    *,
+    at: float,
+) -> int:
+    """Set a session's pixel size, or None for the frames' own, and measure all of it again.
+
+    Returns
+    -------
+    int
+        Id of the event.
+
+    Raises
+    ------
+    CalibrationError
+        If an edge is not positive and finite.
+    LookupError
+        If there is no such session.
+    """
+    size_y_nm, size_x_nm = pixel_size_nm or (None, None)
+    for edge_nm in (size_y_nm, size_x_nm):
+        if edge_nm is not None and not (math.isfinite(edge_nm) and edge_nm > 0):
+            raise CalibrationError(f"pixel size must be positive, got {edge_nm} nm")
+    changed = connection.execute(
+        sessions.update()
+        .where(sessions.c.id == session_id)
+        .values(pixel_size_y_nm=size_y_nm, pixel_size_x_nm=size_x_nm, updated_at=at)
+    )
+    if not changed.rowcount:
+        raise LookupError(f"there is no session {session_id}")
+    queued = _requeue(connection, frames.c.session_id == session_id, (PROCESSED,))
+    size = list(pixel_size_nm) if pixel_size_nm else None
+    detail = {"pixel_size_nm": size, "frames_queued": queued}
+    note(connection, who, "calibrate", f"session {session_id}", at=at, detail=detail)
+    told = {"session_id": session_id, "change": "calibrated", **detail}
+    return announce(connection, "session", told, at=at, session_id=session_id)
+
+
+def reprocess_session(
+    connection: sa.Connection, session_id: int, who: str, *, at: float
+) -> int:
+    """Queue every frame of a session again, quarantined ones too; return the event's id.
+
+    Raises
+    ------
+    LookupError
+        If there is no such session.
+    """
+    known = sa.select(sessions.c.id).where(sessions.c.id == session_id)
+    if connection.execute(known).first() is None:
+        raise LookupError(f"there is no session {session_id}")
+    again = (PROCESSED, QUARANTINED)
+    detail = {
+        "frames_queued": _requeue(connection, frames.c.session_id == session_id, again)
+    }
+    note(connection, who, "reprocess", f"session {session_id}", at=at, detail=detail)
+    told = {"session_id": session_id, "change": "reprocess", **detail}
+    return announce(connection, "session", told, at=at, session_id=session_id)
+
+
+def reprocess_frame(
+    connection: sa.Connection, frame_id: int, who: str, *, at: float
+) -> int:
+    """Queue one frame again, the remedy for a quarantined one; return the event's id.
+
+    Raises
+    ------
+    LookupError
+        If there is no such frame, or it is not processed or quarantined.
+    """
+    if not _requeue(connection, frames.c.id == frame_id, (PROCESSED, QUARANTINED)):
+        raise LookupError(f"frame {frame_id} is unknown, waiting already or superseded")
+    return _tell(connection, frame_id, who, "reprocess", at=at)
+
+
+def set_frame_rejected(
+    connection: sa.Connection, frame_id: int, who: str, *, rejected: bool, at: float
+) -> int:
+    """Take a whole frame out of the statistics or back in; return the event's id.
+
+    Raises
+    ------
+    LookupError
+        If there is no such frame.
+    """
+    changed = connection.execute(
+        frames.update()
+        .where(frames.c.id == frame_id)
+        .values(
+            rejected_at=at if rejected else None, rejected_by=who if rejected else None
+        )
+    )
+    if not changed.rowcount:
+        raise LookupError(f"there is no frame {frame_id}")
+    action = "reject frame" if rejected else "restore frame"
+    return _tell(connection, frame_id, who, action, at=at)
+
+
+def reject_particles(
+    connection: sa.Connection,
+    frame_id: int,
+    particles: Collection[int],
+    who: str,
+    *,
+    at: float,
+) -> int:
+    """Take particles of the frame's counted result out of the statistics.
+
+    Parameters
+    ----------
+    particles : collection of int
+        Their labels; one that is rejected already stays so.
+
+    Returns
+    -------
+    int
+        Id of the event.
+
+    Raises
+    ------
+    LookupError
+        If the frame has no counted result, or the result no such particle.
+    """
+    result_id = _counted_result(connection, frame_id, particles)
+    rows = [
+        {
+            "result_id": result_id,
+            "particle": label,
+            "rejected_at": at,
+            "rejected_by": who,
+        }
+        for label in sorted(set(particles))
+    ]
+    if rows:
+        connection.execute(insert(rejections).on_conflict_do_nothing(), rows)
+    return _tell(
+        connection, frame_id, who, "reject particles", at=at, particles=particles
+    )
+
+
+def restore_particles(
+    connection: sa.Connection,
+    frame_id: int,
+    particles: Collection[int],
+    who: str,
+    *,
+    at: float,
+) -> int:
+    """Take rejections back; return the event's id.
+
+    Raises
+    ------
+    LookupError
+        If the frame has no counted result, or the result no such particle.
+    """
+    result_id = _counted_result(connection, frame_id, particles)
+    connection.execute(
+        rejections.delete().where(
+            rejections.c.result_id == result_id,
+            rejections.c.particle.in_(set(particles)),
+        )
+    )
+    return _tell(
+        connection, frame_id, who, "restore particles", at=at, particles=particles
+    )
+
+
+def _requeue(
+    connection: sa.Connection, which: sa.ColumnElement[bool], states: tuple[str, ...]
+) -> int:
+    # Until its new result is in, a frame's old one counts no more: two calibrations must never
+    # meet in one distribution.
+    chosen = sa.select(frames.c.id).where(which, frames.c.state.in_(states))
+    connection.execute(
+        results.update().where(results.c.frame_id.in_(chosen)).values(counts=False)
+    )
+    return connection.execute(
+        frames.update()
+        .where(which, frames.c.state.in_(states))
+        .values(state=QUEUED, attempts=0, crashes=0, reason=None)
+    ).rowcount
+
+
+def _counted_result(
+    connection: sa.Connection, frame_id: int, particles: Collection[int]
+) -> int:
+    row = connection.execute(
+        sa.select(results.c.id, results.c.particle_count).where(
+            results.c.frame_id == frame_id, results.c.counts
+        )
+    ).first()
+    if row is None:
+        raise LookupError(f"frame {frame_id} has no result")
+    unknown = sorted(
+        label for label in particles if not 1 <= label <= row.particle_count
+    )
+    if unknown:
+        raise LookupError(
+            f"frame {frame_id} has particles 1 to {row.particle_count}, not {unknown[0]}"
+        )
+    return row.id
+
+
+def _tell(
+    connection: sa.Connection,
+    frame_id: int,
+    who: str,
+    action: str,
+    *,
+    at: float,
+    particles: Collection[int] = (),
+) -> int:
+    detail = {"particles": sorted(set(particles))} if particles else {}
+    note(connection, who, action, f"frame {frame_id}", at=at, detail=detail)
+    of_session = sa.select(frames.c.session_id).where(frames.c.id == frame_id)
+    session_id = connection.execute(of_session).scalar_one()
+    told = {"frame_id": frame_id, "change": action, **detail}
+    return announce(connection, "frame", told, at=at, session_id=session_id)

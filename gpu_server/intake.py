@@ -1,0 +1,320 @@
+"""What the agents delivered: each file once, revisions instead of copies, losses by name.
+
+Every function works inside the caller's transaction; `store.Store` opens it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from gpu_server.events import announce
+from gpu_server.tables import (
+    QUEUED,
+    SUPERSEDED,
+    UPLOAD,
+    agents,
+    files,
+    frames,
+    gone,
+    results,
+    sessions,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """One acquired file whose bytes lie, synced, under their hash."""
+
+    agent_id: int
+    journal: str
+    """Id of the agent's journal; `seq` counts within it."""
+    seq: int
+    rev: int
+    """From 1; the same `seq` with a higher one replaces it."""
+    source_key: str
+    """`<root label>/<relative path>`; a name, never a path of this machine."""
+    size: int
+    sha256: str
+    mtime_ns: int
+    sealed_at: float
+    """Unix time by the agent's clock at which the file was proven complete."""
+    received_at: float
+    """Unix time by the server's clock of the first byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoneItem:
+    """A file that the agent saw but will never deliver, and why."""
+
+    seq: int
+    rev: int
+    source_key: str
+    reason: str
+    """vanished | changed | unreadable | rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRange:
+    """Files `first_seq` to `last_seq`, both included, stored in revision `rev`."""
+
+    rev: int
+    first_seq: int
+    last_seq: int
+
+
+def record_file(
+    connection: sa.Connection, file: ReceivedFile, *, at: float
+) -> int | None:
+    """Add a file with its first frame, queued; return its id, or None for a repeat."""
+    if is_recorded(connection, file):
+        return None
+    rivals = _current_rivals(connection, file)
+    for rival in rivals:
+        if rival.journal != file.journal and rival.sha256 == file.sha256:
+            _adopt(connection, rival.id, file)
+            return None
+    session_id = _session(connection, file, at=at)
+    file_id = _insert_file(connection, file, session_id, at=at)
+    add_frames(connection, file_id, session_id, [0])
+    connection.execute(gone.delete().where(*_key_of(gone, file)))
+    _settle_revisions(connection, file, file_id, rivals, at=at)
+    return file_id
+
+
+def is_recorded(connection: sa.Connection, file: ReceivedFile) -> bool:
+    """Whether this delivery was committed before."""
+    found = sa.select(files.c.id).where(*_key_of(files, file))
+    return connection.execute(found).first() is not None
+
+
+def add_frames(
+    connection: sa.Connection, file_id: int, session_id: int, pages: Iterable[int]
+) -> None:
+    """Queue pages of a file as the session's next frames."""
+    last = sa.select(sa.func.max(frames.c.number)).where(
+        frames.c.session_id == session_id
+    )
+    first = (connection.execute(last).scalar() or 0) + 1
+    rows = [
+        {
+            "file_id": file_id,
+            "session_id": session_id,
+            "page": page,
+            "number": number,
+            "state": QUEUED,
+            "notes": [],
+        }
+        for number, page in enumerate(pages, start=first)
+    ]
+    if rows:
+        connection.execute(frames.insert(), rows)
+
+
+def next_upload(connection: sa.Connection, *, at: float) -> tuple[int, int]:
+    """Return the uploads' agent id and their next free `seq`."""
+    agent_id = connection.execute(
+        sa.select(agents.c.id).where(
+            agents.c.public_key.is_(None), agents.c.name == UPLOAD
+        )
+    ).scalar()
+    if agent_id is None:
+        added = agents.insert().values(name=UPLOAD, enrolled_at=at, problems=[])
+        agent_id = connection.execute(added.returning(agents.c.id)).scalar_one()
+    last = sa.select(sa.func.max(files.c.seq)).where(files.c.agent_id == agent_id)
+    return agent_id, (connection.execute(last).scalar() or 0) + 1
+
+
+def record_gone(
+    connection: sa.Connection,
+    agent_id: int,
+    journal: str,
+    items: Iterable[GoneItem],
+    *,
+    at: float,
+) -> None:
+    """List files that will never come; what is stored already is not gone."""
+    for item in items:
+        stored = sa.select(files.c.id).where(
+            files.c.agent_id == agent_id,
+            files.c.journal == journal,
+            files.c.seq == item.seq,
+            files.c.rev == item.rev,
+        )
+        if connection.execute(stored).first():
+            continue
+        added = connection.execute(
+            insert(gone)
+            .values(
+                agent_id=agent_id,
+                journal=journal,
+                seq=item.seq,
+                rev=item.rev,
+                source_key=item.source_key,
+                reason=item.reason,
+                told_at=at,
+            )
+            .on_conflict_do_nothing()
+        )
+        if added.rowcount:
+            problem = {
+                "file": item.source_key,
+                "reason": item.reason,
+                "agent_id": agent_id,
+            }
+            announce(connection, "problem", problem, at=at)
+
+
+def stored_ranges(
+    connection: sa.Connection, agent_id: int, journal: str
+) -> tuple[StoredRange, ...]:
+    """Say what this journal need not send again, in as few ranges as there are gaps."""
+    # Numbered by seq within a revision, neighbours keep the same distance to their number.
+    numbered = (
+        sa.select(
+            files.c.rev,
+            files.c.seq,
+            (
+                files.c.seq
+                - sa.func.row_number().over(
+                    partition_by=files.c.rev, order_by=files.c.seq
+                )
+            ).label("island"),
+        )
+        .where(files.c.agent_id == agent_id, files.c.journal == journal)
+        .subquery()
+    )
+    first = sa.func.min(numbered.c.seq)
+    rows = connection.execute(
+        sa.select(numbered.c.rev, first, sa.func.max(numbered.c.seq))
+        .group_by(numbered.c.rev, numbered.c.island)
+        .order_by(numbered.c.rev, first)
+    )
+    return tuple(StoredRange(*row) for row in rows)
+
+
+def _key_of(table: sa.Table, file: ReceivedFile) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        table.c.agent_id == file.agent_id,
+        table.c.journal == file.journal,
+        table.c.seq == file.seq,
+        table.c.rev == file.rev,
+    )
+
+
+def _current_rivals(connection: sa.Connection, file: ReceivedFile) -> list[sa.Row]:
+    """Find the files that count now and may be the same frame in another revision.
+
+    Within one journal that is the same `seq`: a path may be reused for a new frame after the
+    old one was renamed. A new journal counts from 1 again, there the name has to decide.
+    """
+    same_seq = sa.and_(files.c.journal == file.journal, files.c.seq == file.seq)
+    same_name = sa.and_(
+        files.c.journal != file.journal, files.c.source_key == file.source_key
+    )
+    return list(
+        connection.execute(
+            sa.select(files.c.id, files.c.journal, files.c.rev, files.c.sha256).where(
+                files.c.agent_id == file.agent_id,
+                files.c.superseded_by.is_(None),
+                sa.or_(same_seq, same_name),
+            )
+        )
+    )
+
+
+def _adopt(connection: sa.Connection, file_id: int, file: ReceivedFile) -> None:
+    """Let an agent that lost its journal find its stored file under the new numbering."""
+    connection.execute(
+        files.update()
+        .where(files.c.id == file_id)
+        .values(journal=file.journal, seq=file.seq, rev=file.rev)
+    )
+    connection.execute(gone.delete().where(*_key_of(gone, file)))
+
+
+def _session(connection: sa.Connection, file: ReceivedFile, *, at: float) -> int:
+    folder = str(PurePosixPath(file.source_key).parent)
+    found = connection.execute(
+        sessions.update()
+        .where(sessions.c.agent_id == file.agent_id, sessions.c.folder == folder)
+        .values(updated_at=at)
+        .returning(sessions.c.id)
+    ).scalar()
+    if found is not None:
+        return found
+    name = PurePosixPath(folder).name or folder
+    session_id = connection.execute(
+        sessions.insert()
+        .values(
+            agent_id=file.agent_id,
+            folder=folder,
+            name=name,
+            created_at=at,
+            updated_at=at,
+        )
+        .returning(sessions.c.id)
+    ).scalar_one()
+    told = {"session_id": session_id, "name": name, "agent_id": file.agent_id}
+    announce(connection, "session", told, at=at, session_id=session_id)
+    return session_id
+
+
+def _insert_file(
+    connection: sa.Connection, file: ReceivedFile, session_id: int, *, at: float
+) -> int:
+    return connection.execute(
+        files.insert()
+        .values(
+            agent_id=file.agent_id,
+            session_id=session_id,
+            journal=file.journal,
+            seq=file.seq,
+            rev=file.rev,
+            source_key=file.source_key,
+            name=PurePosixPath(file.source_key).name,
+            size=file.size,
+            sha256=file.sha256,
+            mtime_ns=file.mtime_ns,
+            sealed_at=file.sealed_at,
+            received_at=file.received_at,
+            stored_at=at,
+        )
+        .returning(files.c.id)
+    ).scalar_one()
+
+
+def _settle_revisions(
+    connection: sa.Connection,
+    file: ReceivedFile,
+    file_id: int,
+    rivals: Iterable[sa.Row],
+    *,
+    at: float,
+) -> None:
+    """Leave exactly one revision counting, whichever order they arrived in."""
+    for rival in rivals:
+        if rival.journal == file.journal and rival.rev > file.rev:
+            _supersede(connection, file_id, by=rival.id, at=at)
+        else:
+            _supersede(connection, rival.id, by=file_id, at=at)
+
+
+def _supersede(connection: sa.Connection, file_id: int, *, by: int, at: float) -> None:
+    connection.execute(
+        files.update().where(files.c.id == file_id).values(superseded_by=by)
+    )
+    replaced = connection.execute(
+        frames.update()
+        .where(frames.c.file_id == file_id)
+        .values(state=SUPERSEDED, lease_until=None)
+        .returning(frames.c.id, frames.c.session_id)
+    ).all()
+    for frame_id, session_id in replaced:
+        connection.execute(
+            results.update().where(results.c.frame_id == frame_id).values(counts=False)
+        )
+        told = {"frame_id": frame_id, "state": SUPERSEDED}
+        announce(connection, "frame", told, at=at, session_id=session_id)
