@@ -1,9 +1,5 @@
 """The agent's memory: which files were seen, sealed, stored, or lost, by name.
 
-seen ──seal──> sealed ──mark_stored──> stored
-  ^              │                        │
-  └── reopen ────┴──── the bytes moved ───┘      vanished | unreadable | rejected: gone
-
 One row per file, in SQLite on a local disk, and every change is committed with
 synchronous=FULL before anyone acts on it, so that a killed agent continues where it
 was. Which files are in flight is kept in memory only: after a crash nothing is.
@@ -16,109 +12,47 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+from acquisition_agent import ledger
+from acquisition_agent.files import (
+    Counts,
+    GoneFile,
+    Item,
+    Known,
+    Place,
+    Problem,
+    SealedFile,
+)
 from acquisition_agent.schema import claim, connect, prepare
 from acquisition_agent.settle import Look
-from acquisition_agent.windows import identity, source_key
+from acquisition_agent.windows import identity
 from emcopilot.errors import ConfigError, StoreError
+
+__all__ = ["Counts", "GoneFile", "Item", "Journal", "Problem", "SealedFile"]
 
 log = logging.getLogger(__name__)
 
 _OLDEST_EVERY = 5
 """Every fifth offer is the oldest: after an outage the newest frames go first for the
 live view, while the past drains all the same."""
-
-Item = tuple[int, int]
-"""(seq, rev): the name of one sealed revision on the wire."""
-
-
-@dataclass(frozen=True, slots=True)
-class SealedFile:
-    """One complete file revision, ready to be sent."""
-
-    seq: int
-    rev: int
-    source_key: str
-    path: Path
-    size: int
-    sha256: str
-    mtime_ns: int
-    sealed_at: float
-    """Unix time, for display only: order and waiting never follow the wall clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class GoneFile:
-    """One revision that will not arrive, and why."""
-
-    seq: int
-    rev: int
-    source_key: str
-    reason: str
-    """vanished | changed | unreadable | rejected"""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The agent's accounts: discovered = stored + pending + vanished + rejected."""
-
-    discovered: int
-    stored: int
-    pending: int
-    vanished: int
-    """Vanished or unreadable before the server had them."""
-    rejected: int
-    pending_bytes: int
-    oldest_unsent_s: float
-    """Age of the oldest sealed file the server does not have; 0 when there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One file that needs a person's eye."""
-
-    source_key: str
-    text: str
-
-
-class Known(NamedTuple):
-    """What the journal knows of a name, small enough to hold for every file."""
-
-    seq: int
-    state: str
-    size: int
-    mtime_ns: int
-
-
-class Place(NamedTuple):
-    """Where a file lies: the label of its watched folder and the path below it."""
-
-    root: str
-    relative: str
-    """As on disk, separated by "/"."""
-
-    @property
-    def folder(self) -> str:
-        """The part before the last separator; empty for the watched folder itself."""
-        return self.relative.rpartition("/")[0]
-
-    @property
-    def name(self) -> str:
-        """The file's own name."""
-        return self.relative.rpartition("/")[2]
+_KNOWN = "seq, state, rev, size, mtime_ns"
 
 
 class Journal:
     """SQLite journal with one connection, shared by the agent's threads.
 
+    Every method but `mark_stored` may raise StoreError when the journal's disk is full
+    or fails; nothing of the failed call remains, and it may be called again.
+
     Parameters
     ----------
     path : Path
         Database file on a local disk; made with its folder when it is not there.
+    read_only : bool, optional
+        Only look, beside a running agent.
 
     Raises
     ------
@@ -126,7 +60,7 @@ class Journal:
         If the file is damaged, made by a newer agent, or held by another agent.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self._lock = threading.RLock()
         self._in_flight: set[Item] = set()
@@ -134,9 +68,10 @@ class Journal:
         self._stored_unwritten: set[Item] = set()
         self._slot = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._guard = claim(path)
-            self._db = connect(path)
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._guard = None if read_only else claim(path)
+            self._db = connect(path, read_only=read_only)
             self.journal_id = prepare(self._db, path)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
@@ -148,7 +83,8 @@ class Journal:
         """Release the file; nothing is lost without it."""
         with self._lock:
             self._db.close()
-            self._guard.close()
+            if self._guard:
+                self._guard.close()
 
     def __enter__(self) -> Self:
         return self
@@ -161,112 +97,95 @@ class Journal:
     ) -> None:
         self.close()
 
-    # For the watcher -------------------------------------------------------------
+    # For the watcher -----------------------------------------------------------------
 
     def set_roots(self, roots: Mapping[str, Path]) -> None:
         """Remember where each watched folder lies, by its label."""
+        rows = [(label, os.fsencode(path)) for label, path in roots.items()]
         with self._write() as db:
             db.executemany(
-                "INSERT INTO roots VALUES (?, ?)"
+                "INSERT INTO roots (label, path) VALUES (?, ?)"
                 " ON CONFLICT (label) DO UPDATE SET path = excluded.path",
-                [(label, os.fsencode(path)) for label, path in roots.items()],
+                rows,
+            )
+
+    def folder_id(self, root: str) -> str | None:
+        """Return the device and inode that the watched folder had, None at first."""
+        rows = self._read("SELECT folder_id FROM roots WHERE label = ?", (root,))
+        return rows[0][0] if rows else None
+
+    def set_folder_id(self, root: str, folder_id: str) -> None:
+        """Remember by which number the watched folder is known to be itself."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE roots SET folder_id = ? WHERE label = ?", (folder_id, root)
             )
 
     def folder(self, root: str, folder: str) -> dict[str, Known]:
         """Return what is known of one folder, by the compared form of the names."""
         rows = self._read(
-            "SELECT name, seq, state, size, mtime_ns FROM files"
-            " WHERE root = ? AND folder = ?",
+            f"SELECT name, {_KNOWN} FROM files WHERE root = ? AND folder = ?",
             (root, os.fsencode(identity(folder))),
         )
         return {os.fsdecode(name): Known(*rest) for name, *rest in rows}
+
+    def known(self, place: Place) -> Known | None:
+        """Return what is known of one name."""
+        rows = self._read(
+            f"SELECT {_KNOWN} FROM files WHERE root = ? AND folder = ? AND name = ?",
+            ledger.columns(place)[:3],
+        )
+        return Known(*rows[0]) if rows else None
+
+    def where(self, seq: int) -> tuple[Place, Known]:
+        """Return where a file lies and what is known of it."""
+        (root, relative, *rest), *_ = self._read(
+            f"SELECT root, relative, {_KNOWN} FROM files WHERE seq = ?", (seq,)
+        )
+        return Place(root, os.fsdecode(relative)), Known(*rest)
+
+    def same_file(self, look: Look) -> int | None:
+        """Find the file that carries this id, size and time, under whatever name."""
+        if look.file_id is None:
+            return None
+        rows = self._read(
+            "SELECT seq FROM files WHERE file_id = ? AND size = ? AND mtime_ns = ?"
+            " ORDER BY seq DESC LIMIT 1",
+            (look.file_id, look.size, look.mtime_ns),
+        )
+        return rows[0][0] if rows else None
 
     def unfinished(self, root: str) -> dict[int, Place]:
         """Return every file below a root that the server does not have yet."""
         rows = self._read(
             "SELECT seq, relative FROM files"
-            " WHERE root = ? AND state IN ('seen', 'sealed')",
+            " WHERE state IN ('seen', 'sealed') AND root = ?",
             (root,),
         )
         return {seq: Place(root, os.fsdecode(relative)) for seq, relative in rows}
 
     def discover(self, sightings: Sequence[tuple[Place, Look]]) -> list[int]:
-        """Enter new files, in one transaction; return their numbers in order."""
+        """Enter new files, all or none; return their numbers in order."""
         with self._write() as db:
-            return [_insert(db, place, look) for place, look in sightings]
+            return [ledger.discover(db, place, look) for place, look in sightings]
 
-    def same_file(self, look: Look) -> tuple[int, Place] | None:
-        """Find the file that carries this id, size and time, under whatever name."""
-        if look.file_id is None:
-            return None
-        rows = self._read(
-            "SELECT seq, root, relative FROM files"
-            " WHERE file_id = ? AND size = ? AND mtime_ns = ? ORDER BY seq DESC",
-            (look.file_id, look.size, look.mtime_ns),
-        )
-        for seq, root, relative in rows:
-            return seq, Place(root, os.fsdecode(relative))
-        return None
-
-    def rename(self, seq: int, place: Place) -> Known:
-        """Follow a file to its new name: the same file, counted once.
-
-        A file that the server has keeps the name it was stored under; one that was
-        given up comes back.
-        """
+    def rename(self, seq: int, place: Place) -> None:
+        """Follow a file to its new name: the same file, counted once."""
         with self._write() as db:
-            db.execute(
-                "UPDATE files SET root = ?, folder = ?, name = ?, relative = ?,"
-                " source_key = CASE WHEN stored_rev > 0 THEN source_key ELSE ? END,"
-                " state = CASE WHEN state IN ('vanished', 'unreadable') THEN 'seen'"
-                " ELSE state END WHERE seq = ?",
-                (*_columns(place), _free_key(db, place, seq), seq),
-            )
-        ((*known,),) = self._read(
-            "SELECT seq, state, size, mtime_ns FROM files WHERE seq = ?", (seq,)
-        )
-        return Known(*known)
+            ledger.rename(db, seq, place)
 
     def reopen(self, seqs: Iterable[int]) -> None:
         """Wait anew for files whose bytes moved, or that came back."""
+        rows = [(seq,) for seq in seqs]
         with self._write() as db:
-            db.executemany(
-                "UPDATE files SET state = 'seen' WHERE seq = ?",
-                [(seq,) for seq in seqs],
-            )
+            db.executemany("UPDATE files SET state = 'seen' WHERE seq = ?", rows)
 
-    def seal(self, seq: int, look: Look, sha256: str) -> bool:
-        """Make a complete file ready to send; say whether it is a new revision.
-
-        The same bytes as before (a touched file) make none: the file goes back to
-        where it was. New bytes over a revision that the server may have been offered
-        make that one gone as "changed".
-        """
+    def seal(self, files: Sequence[tuple[int, Look, str]]) -> None:
+        """Make complete files (seq, look, sha256) ready to send, all or none."""
         with self._write() as db:
-            ((rev, stored_rev, before),) = db.execute(
-                "SELECT rev, stored_rev, sha256 FROM files WHERE seq = ?", (seq,)
-            ).fetchall()
-            is_given_up = db.execute(
-                "SELECT 1 FROM gone WHERE seq = ? AND rev = ?", (seq, rev)
-            ).fetchone()
-            is_new = sha256 != before or is_given_up is not None
-            if is_new and rev > stored_rev and is_given_up is None:
-                _give_up(db, (seq, rev), "changed")
-            db.execute(
-                "UPDATE files SET rev = rev + ?, state = ?, note = NULL, sha256 = ?,"
-                " size = ?, mtime_ns = ?, file_id = ?, sealed_at = ?,"
-                " turn = (SELECT ifnull(max(turn), 0) + 1 FROM files) WHERE seq = ?",
-                (
-                    int(is_new),
-                    "stored" if not is_new and stored_rev == rev else "sealed",
-                    sha256,
-                    *look,
-                    time.time(),
-                    seq,
-                ),
-            )
-        self._release((seq, rev))
-        return is_new
+            for seq, look, sha256 in files:
+                ledger.seal(db, seq, look, sha256)
+        self._release({seq for seq, _, _ in files})
 
     def note(self, seq: int, text: str | None) -> None:
         """Write down why a file is waiting, or that it no longer is."""
@@ -276,31 +195,25 @@ class Journal:
                 (text, seq, text),
             )
 
-    def mark_lost(self, seq: int, reason: str) -> None:
-        """Give up the revision that a file was waiting to become, or to be sent as."""
-        ((rev, stored_rev, state),) = self._read(
-            "SELECT rev, stored_rev, state FROM files WHERE seq = ?", (seq,)
-        )
-        if state == "seen" and rev in (0, stored_rev):
-            rev += 1  # its bytes never got a number: they are the next revision
+    def lose(self, seqs: Iterable[int]) -> None:
+        """Give up files that vanished before the server had them."""
+        seqs = set(seqs)
         with self._write() as db:
-            _give_up(db, (seq, rev), reason)
-        self._release((seq, rev))
+            for seq in seqs:
+                ledger.lose(db, seq)
+        self._release(seqs)
 
     def take_doubtful(self) -> list[int]:
-        """Hand the watcher the files that the sender could not read, once each."""
-        with self._lock:
-            seqs = sorted({seq for seq, _ in self._doubtful})
-            self._in_flight |= self._doubtful  # not offered until looked at again
-            self._doubtful.clear()
-            return seqs
+        """Hand over, once, the files that the sender could not read as sealed.
 
-    def release(self, seq: int) -> None:
-        """Let a file be offered again: a second look found it as it was sealed."""
+        They are not offered before they were sealed anew or lost.
+        """
         with self._lock:
-            self._in_flight = {item for item in self._in_flight if item[0] != seq}
+            taken, self._doubtful = self._doubtful, set()
+            self._in_flight |= taken
+            return sorted({seq for seq, _ in taken})
 
-    # For the sender --------------------------------------------------------------
+    # For the sender ------------------------------------------------------------------
 
     def next_to_offer(self, limit: int) -> list[SealedFile]:
         """Return sealed files that are not in flight, the newest first.
@@ -313,12 +226,12 @@ class Journal:
             barred = self._in_flight | self._doubtful | self._stored_unwritten
             newest = self._sealed("DESC", limit, barred)
             oldest = self._sealed("ASC", limit, barred)
-            chosen: dict[Item, SealedFile] = {}
-            while len(chosen) < limit and len(chosen) < len(newest):
+            chosen: dict[int, SealedFile] = {}
+            while len(chosen) < len(newest):
                 self._slot += 1
                 queue = newest if self._slot % _OLDEST_EVERY else oldest
-                file = next(f for f in queue if (f.seq, f.rev) not in chosen)
-                chosen[file.seq, file.rev] = file
+                file = next(file for file in queue if file.seq not in chosen)
+                chosen[file.seq] = file
             return list(chosen.values())
 
     def mark_offered(self, items: Iterable[Item]) -> None:
@@ -353,7 +266,7 @@ class Journal:
             try:
                 with self._write() as db:
                     for item in self._stored_unwritten:
-                        _store(db, item)
+                        ledger.store(db, item)
             except StoreError as error:
                 log.warning("journal write postponed error=%s", error)
                 return
@@ -365,13 +278,14 @@ class Journal:
         """Give up one revision: vanished, changed, unreadable or rejected.
 
         It is told to the server until `mark_told`. A revision that is stored already
-        stays stored.
+        stays stored. Unless it was rejected, the watcher looks whether the file is
+        still there, perhaps under another name.
         """
         with self._write() as db:
-            _give_up(db, (seq, rev), reason)
-        self._release((seq, rev))
+            ledger.give_up(db, (seq, rev), reason)
+        self._release({seq})
         if reason != "rejected":
-            self.look_again(seq, rev)  # it may lie there under another name
+            self.look_again(seq, rev)
 
     def gone_to_tell(self, limit: int) -> list[GoneFile]:
         """Return given-up revisions that the server has not confirmed."""
@@ -384,22 +298,18 @@ class Journal:
 
     def mark_told(self, items: Iterable[Item]) -> None:
         """Note that the server has these given-up revisions in its accounts."""
+        rows = list(items)
         with self._write() as db:
-            db.executemany(
-                "UPDATE gone SET told = 1 WHERE seq = ? AND rev = ?", list(items)
-            )
+            db.executemany("UPDATE gone SET told = 1 WHERE seq = ? AND rev = ?", rows)
 
-    # For people ------------------------------------------------------------------
+    # For people ----------------------------------------------------------------------
 
     def counts(self) -> Counts:
         """Return the accounts, every state counted on its own."""
         accounts = dict(self._read("SELECT state, files FROM accounts"))
-        ((size, since),) = self._read(
-            "SELECT ifnull(sum(size), 0), min(sealed_at) FROM files"
-            " WHERE state = 'sealed'"
-        )
-        ((growing,),) = self._read(
-            "SELECT ifnull(sum(size), 0) FROM files WHERE state = 'seen'"
+        ((pending_bytes, since),) = self._read(
+            "SELECT ifnull(sum(size), 0), min(sealed_at) FILTER (WHERE state = 'sealed')"
+            " FROM files WHERE state IN ('seen', 'sealed')"
         )
         return Counts(
             discovered=accounts["discovered"],
@@ -407,48 +317,45 @@ class Journal:
             pending=accounts["seen"] + accounts["sealed"],
             vanished=accounts["vanished"] + accounts["unreadable"],
             rejected=accounts["rejected"],
-            pending_bytes=size + growing,
+            pending_bytes=pending_bytes,
             oldest_unsent_s=max(0.0, time.time() - since) if since else 0.0,
         )
 
     def problems(self, limit: int = 100) -> list[Problem]:
         """Return files that wait for a reason or were given up, newest first."""
         rows = self._read(
-            "SELECT source_key, CASE WHEN state IN ('seen', 'sealed') THEN note"
-            " ELSE state || ifnull(': ' || note, '') END FROM files"
-            " WHERE state IN ('vanished', 'unreadable', 'rejected')"
-            " OR (state IN ('seen', 'sealed') AND note IS NOT NULL)"
-            " ORDER BY seq DESC LIMIT ?",
+            "SELECT source_key, CASE WHEN state = 'seen' THEN note ELSE state END"
+            " FROM files WHERE state IN ('vanished', 'unreadable', 'rejected')"
+            " OR (state = 'seen' AND note IS NOT NULL) ORDER BY seq DESC LIMIT ?",
             (limit,),
         )
         return [Problem(key, text) for key, text in rows]
 
     def _sealed(self, order: str, limit: int, barred: set[Item]) -> list[SealedFile]:
         rows = self._read(
-            "SELECT seq, rev, source_key, path, relative, size, sha256, mtime_ns,"
+            "SELECT path, relative, seq, rev, source_key, size, sha256, mtime_ns,"
             " sealed_at FROM files JOIN roots ON label = root WHERE state = 'sealed'"
             f" ORDER BY turn {order} LIMIT ?",
             (limit + len(barred),),
         )
-        files = (
-            SealedFile(
-                seq, rev, key, Path(os.fsdecode(path), os.fsdecode(relative)), *rest
-            )
-            for seq, rev, key, path, relative, *rest in rows
-        )
-        return [f for f in files if (f.seq, f.rev) not in barred][:limit]
+        files = [
+            SealedFile(seq, rev, key, Path(os.fsdecode(root), os.fsdecode(name)), *rest)
+            for root, name, seq, rev, key, *rest in rows
+        ]
+        return [file for file in files if (file.seq, file.rev) not in barred][:limit]
 
-    def _release(self, item: Item) -> None:
+    def _release(self, seqs: set[int]) -> None:
+        """Let files be offered again, under whatever revision they have now."""
         with self._lock:
-            self._in_flight.discard(item)
-            self._doubtful.discard(item)
+            self._in_flight = {item for item in self._in_flight if item[0] not in seqs}
+            self._doubtful = {item for item in self._doubtful if item[0] not in seqs}
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise _refusal(self.path, error) from error
+                raise self._refusal(error) from error
 
     @contextmanager
     def _write(self) -> Generator[sqlite3.Connection]:
@@ -459,76 +366,13 @@ class Journal:
                 yield self._db
                 self._db.execute("COMMIT")
             except sqlite3.Error as error:
-                raise _refusal(self.path, error) from error
+                raise self._refusal(error) from error
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
-
-def _refusal(path: Path, error: sqlite3.Error) -> StoreError:
-    return StoreError(
-        f"the journal {path} cannot be written: {error}; free some space on that disk "
-        "(acquired files are safe where they lie)"
-    )
-
-
-def _columns(place: Place) -> tuple[str, bytes, bytes, bytes]:
-    return (
-        place.root,
-        os.fsencode(identity(place.folder)),
-        os.fsencode(identity(place.name)),
-        os.fsencode(place.relative),
-    )
-
-
-def _insert(db: sqlite3.Connection, place: Place, look: Look) -> int:
-    cursor = db.execute(
-        "INSERT INTO files (root, folder, name, relative, source_key, size, mtime_ns,"
-        " file_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
-        (*_columns(place), _free_key(db, place), *look),
-    )
-    ((seq,),) = cursor.fetchall()
-    return seq
-
-
-def _free_key(db: sqlite3.Connection, place: Place, seq: int = 0) -> str:
-    """Return the file's wire name.
-
-    A number tells apart names that differ on disk only by how an accent is composed.
-    """
-    plain = key = source_key(place.root, place.relative)
-    twin = 1
-    while db.execute(
-        "SELECT 1 FROM files WHERE source_key = ? AND seq <> ?", (key, seq)
-    ).fetchone():
-        twin += 1
-        key = f"{plain}~{twin}"
-    return key
-
-
-def _give_up(db: sqlite3.Connection, item: Item, reason: str) -> None:
-    seq, rev = item
-    db.execute(
-        "INSERT INTO gone (seq, rev, reason) SELECT seq, ?, ? FROM files"
-        " WHERE seq = ? AND stored_rev < ? ON CONFLICT (seq, rev) DO UPDATE"
-        " SET reason = excluded.reason, told = 0 WHERE reason <> excluded.reason",
-        (rev, reason, seq, rev),
-    )
-    state = "seen" if reason == "changed" else reason
-    db.execute(
-        "UPDATE files SET state = ?, rev = max(rev, ?)"
-        " WHERE seq = ? AND rev <= ? AND stored_rev < ?",
-        (state, rev, seq, rev, rev),
-    )
-
-
-def _store(db: sqlite3.Connection, item: Item) -> None:
-    """Note that the server has a revision; this fact wins over having given it up."""
-    seq, rev = item
-    db.execute("DELETE FROM gone WHERE seq = ? AND rev = ?", (seq, rev))
-    db.execute(
-        "UPDATE files SET stored_rev = max(stored_rev, ?), state ="
-        " CASE WHEN rev = ? AND state <> 'seen' THEN 'stored' ELSE state END"
-        " WHERE seq = ? AND rev >= ?",
-        (rev, rev, seq, rev),
-    )
+    def _refusal(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(
+            f"the journal {self.path} cannot be used: {error}; is its disk full? "
+            "Acquired files are safe where they lie"
+        )

@@ -13,7 +13,8 @@ _VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE roots (label TEXT PRIMARY KEY, path BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE roots (label TEXT PRIMARY KEY, path BLOB NOT NULL, folder_id TEXT)
+    WITHOUT ROWID;
 
 -- Names on disk are bytes: on Linux a file name need not be text.
 CREATE TABLE files (
@@ -38,7 +39,9 @@ CREATE TABLE files (
 CREATE INDEX files_by_id ON files (file_id, size, mtime_ns);
 CREATE INDEX files_by_turn ON files (turn);
 CREATE INDEX files_sealed ON files (turn) WHERE state = 'sealed';
-CREATE INDEX files_seen ON files (seq) WHERE state = 'seen';
+CREATE INDEX files_unfinished ON files (size, sealed_at, state)
+    WHERE state IN ('seen', 'sealed');
+CREATE INDEX files_waiting ON files (seq) WHERE state = 'seen' AND note IS NOT NULL;
 CREATE INDEX files_given_up ON files (seq)
     WHERE state IN ('vanished', 'unreadable', 'rejected');
 

@@ -30,9 +30,8 @@ _AWAY = (
 
 def identity(relative: str, platform: str = sys.platform) -> str:
     """Return the form under which two names are the same file."""
-    if platform == "win32":
-        return unicodedata.normalize("NFC", relative).casefold()
-    return relative
+    # Not casefold: it makes "ß" equal to "ss", which are two files on NTFS.
+    return relative.lower() if platform == "win32" else relative
 
 
 def source_key(root: str, relative: str) -> str:
@@ -44,6 +43,15 @@ def source_key(root: str, relative: str) -> str:
     return unicodedata.normalize(
         "NFC", f"{root}/{raw.decode('utf-8', 'backslashreplace')}"
     )
+
+
+def long_path(path: str, platform: str = sys.platform) -> str:
+    r"""Return an absolute path in the form that Windows takes beyond 260 characters."""
+    if platform != "win32" or path.startswith("\\\\?\\"):
+        return path
+    if path.startswith("\\\\"):
+        return "\\\\?\\UNC\\" + path[2:]
+    return "\\\\?\\" + path
 
 
 def is_busy(error: OSError) -> bool:
