@@ -1,4 +1,4 @@
-"""Particles as exact outlines: their shapes, where they lie, and how pixels see them.
+"""Particles as exact outlines, and how the pixels of a frame see them.
 
 Every outline is a polygon that is star-shaped about its centre, so one rule answers
 for all of them: a point lies in the wedge of one edge, and its signed distance to that
@@ -6,7 +6,7 @@ edge says inside or outside, without super-sampling and without a hole in the ex
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,10 +162,20 @@ def window(
     return span(body.centre_y_px, shape[0]), span(body.centre_x_px, shape[1])
 
 
-def visible_area_px(
-    body: Body, above: list[Body], shape: tuple[int, int]
-) -> tuple[float, bool]:
-    """Return the area that is seen, and whether the frame's border cuts the particle.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """How much of a particle a frame shows."""
+
+    area_px: float
+    """Exact for a whole particle; sampled, to about 0.1 %, for one partly seen."""
+    is_cut: bool
+    """The frame's border cuts it."""
+    is_covered: bool
+    """Another particle hides a part."""
+
+
+def sight(body: Body, above: list[Body], shape: tuple[int, int]) -> Sight:
+    """Measure how much of `body` a frame of `shape` shows.
 
     Parameters
     ----------
@@ -174,12 +184,6 @@ def visible_area_px(
         Those drawn after it, which hide it where they overlap.
     shape : (int, int)
         Of the frame; its pixels cover -0.5 to H - 0.5 and -0.5 to W - 0.5.
-
-    Returns
-    -------
-    area_px : float
-        Exact for a whole particle; sampled, to about 0.1 %, for one partly seen.
-    is_cut : bool
     """
     centre = np.array([body.centre_y_px, body.centre_x_px])
     low_y, low_x = body.vertices.min(axis=0) + centre
@@ -190,16 +194,18 @@ def visible_area_px(
     near = [other for other in above if _may_overlap(body, other)]
     full_px = math.pi * body.diameter_px**2 / 4
     if not near and not is_cut:
-        return full_px, False
+        return Sight(full_px, is_cut=False, is_covered=False)
     steps = (np.arange(AREA_SAMPLES) + 0.5) / AREA_SAMPLES
     y = (low_y + (high_y - low_y) * steps)[:, None]
     x = (low_x + (high_x - low_x) * steps)[None, :]
     own = signed_distance(body, y, x)[0] > 0
-    seen = own & (y > -0.5) & (y < shape[0] - 0.5) & (x > -0.5) & (x < shape[1] - 0.5)
+    bare = own.copy()
     for other in near:
-        seen &= signed_distance(other, y, x)[0] <= 0
+        bare &= signed_distance(other, y, x)[0] <= 0
+    seen = bare & (y > -0.5) & (y < shape[0] - 0.5) & (x > -0.5) & (x < shape[1] - 0.5)
     # The ratio, not the count: the sampling error of the outline cancels.
-    return full_px * int(seen.sum()) / max(int(own.sum()), 1), is_cut
+    area_px = full_px * int(seen.sum()) / max(int(own.sum()), 1)
+    return Sight(area_px, is_cut, is_covered=bool((bare != own).any()))
 
 
 def _may_overlap(first: Body, second: Body) -> bool:
@@ -207,110 +213,3 @@ def _may_overlap(first: Body, second: Body) -> bool:
         first.centre_y_px - second.centre_y_px, first.centre_x_px - second.centre_x_px
     )
     return apart < first.reach_px + second.reach_px
-
-
-@dataclass(frozen=True, slots=True)
-class Population:
-    """The statistics that a specimen's particles follow."""
-
-    count: int
-    """Particles asked for; a crowded field may hold fewer."""
-    median_diameter_px: float
-    spread: float = 0.25
-    """Standard deviation of ln(diameter)."""
-    smallest_px: float = 4.0
-    largest_px: float = 220.0
-    shapes: tuple[float, float, float] = (0.6, 0.2, 0.2)
-    """Shares of ellipses, facets and irregular outlines."""
-    largest_aspect_ratio: float = 1.6
-    touching: float = 0.1
-    """Share placed in contact with another."""
-    overlapping: float = 0.05
-    """Share placed partly over another."""
-    clustering: float = 0.0
-    """0 spreads them evenly over the frame, 1 gathers all in a few clusters."""
-    contrast_spread: float = 0.2
-    """Standard deviation of ln(contrast) from particle to particle."""
-
-
-def populate(
-    population: Population, shape: tuple[int, int], rng: np.random.Generator
-) -> list[Body]:
-    """Lay a population out on a frame of `shape`, bottom-most particle first."""
-    clusters = rng.uniform(0, 1, (int(rng.integers(1, 6)), 2)) * shape
-    cluster_px = rng.uniform(0.06, 0.2) * min(shape)
-
-    def anywhere() -> FloatArray:
-        if rng.random() < population.clustering:
-            middle = clusters[int(rng.integers(len(clusters)))]
-            return middle + rng.normal(0, cluster_px, 2)
-        margin = 0.3 * population.median_diameter_px  # the border cuts some
-        return rng.uniform(-margin, np.asarray(shape) + margin)
-
-    bodies: list[Body] = []
-    for number in range(1, population.count + 1):
-        body = _draw_body(population, number, rng)
-        kind = rng.random()
-        for _ in range(25):
-            partner = None
-            if bodies and kind < population.touching + population.overlapping:
-                partner = bodies[int(rng.integers(len(bodies)))]
-                close = 1.0 if kind < population.touching else rng.uniform(0.55, 0.92)
-                body = _beside(body, partner, close, rng)
-            else:
-                y, x = anywhere()
-                body = replace(body, centre_y_px=float(y), centre_x_px=float(x))
-            if _is_free(body, partner, bodies):
-                bodies.append(body)
-                break
-    return bodies
-
-
-def draw_outline(population: Population, rng: np.random.Generator) -> FloatArray:
-    """Draw one outline of area 1 by the population's shares of shapes."""
-    kind = rng.choice(3, p=np.asarray(population.shapes) / sum(population.shapes))
-    if kind == 0:
-        aspect_ratio = 1 + (population.largest_aspect_ratio - 1) * rng.beta(1.2, 2.5)
-        return ellipse_outline(float(aspect_ratio), rng.uniform(0, math.pi))
-    return faceted_outline(rng) if kind == 1 else irregular_outline(rng)
-
-
-def _draw_body(population: Population, number: int, rng: np.random.Generator) -> Body:
-    diameter_px = population.median_diameter_px * math.exp(
-        rng.normal(0, population.spread)
-    )
-    return Body(
-        particle=number,
-        centre_y_px=0.0,
-        centre_x_px=0.0,
-        outline=draw_outline(population, rng),
-        diameter_px=float(
-            np.clip(diameter_px, population.smallest_px, population.largest_px)
-        ),
-        contrast=math.exp(rng.normal(0, population.contrast_spread)),
-    )
-
-
-def _beside(body: Body, partner: Body, close: float, rng: np.random.Generator) -> Body:
-    """Move `body` to `close` times the distance at which the two outlines touch."""
-    angle = rng.uniform(0, 2 * math.pi)
-    toward = np.array([math.sin(angle), math.cos(angle)])
-    apart = (partner.vertices @ toward).max() + (body.vertices @ -toward).max()
-    y, x = toward * apart * close
-    return replace(
-        body,
-        centre_y_px=partner.centre_y_px + float(y),
-        centre_x_px=partner.centre_x_px + float(x),
-    )
-
-
-def _is_free(body: Body, partner: Body | None, others: list[Body]) -> bool:
-    gap_px = 2.0
-    return not any(
-        other is not partner
-        and math.hypot(
-            other.centre_y_px - body.centre_y_px, other.centre_x_px - body.centre_x_px
-        )
-        < other.reach_px + body.reach_px + gap_px
-        for other in others
-    )

@@ -92,7 +92,8 @@ def _agglomerate(shape: Shape, rng: np.random.Generator) -> Thickness:
         radius = size * np.exp(rng.normal(0, 0.3))
         squared = ((y - walk[0]) ** 2 + (x - walk[1]) ** 2) / radius**2
         thickness += np.sqrt(np.maximum(1 - squared, 0)) * (radius / size)
-    return _enlarge(thickness, shape) / max(float(thickness.mean()) * 1.5, 0.3)
+    rough = 1 + rng.uniform(0.02, 0.12) * power_law_noise(shape, 2.0, rng, 10)
+    return _enlarge(thickness, shape) * rough / max(float(thickness.mean()) * 1.5, 0.3)
 
 
 def _flakes(shape: Shape, rng: np.random.Generator) -> Thickness:

@@ -1,0 +1,243 @@
+"""From scattering to grey levels: HAADF and bright-field imaging with their noise."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from emcopilot.support import Shape, Thickness
+
+Mode = Literal["haadf", "bf"]
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Optics:
+    """How the microscope turns the specimen into grey levels."""
+
+    dose: float = 60.0
+    """Counts a pixel on ordinary support (haadf) or in vacuum (bf), on average."""
+    particle_contrast: float = 1.2
+    """haadf: signal of a particle in units of `dose`; bf: its optical depth."""
+    support_contrast: float = 0.5
+    """haadf: share of the dose that follows thickness; bf: optical depth of the film."""
+    flatness: float = 0.3
+    """Power of a sphere's thickness profile; 0 is a plate, 0.5 a sphere."""
+    blur_px: float = 0.7
+    """Standard deviation of the probe or of the objective's blur."""
+    tail: float = 0.1
+    """Share of the probe in a wide tail."""
+    defocus_px2: float = 0.0
+    """bf: wavelength times defocus, in px²; negative is under-focus."""
+    grain: float = 0.05
+    """bf: phase of the amorphous film's random structure, in rad."""
+    inner_contrast: float = 0.1
+    """Diffraction contrast and relief within particles."""
+    illumination: float = 0.05
+    """How uneven the beam is over the frame."""
+    jitter_px: float = 0.1
+    """haadf: random shift of each scan line."""
+    line_noise: float = 0.01
+    """haadf: random brightness of each scan line."""
+    flyback: float = 0.0
+    """haadf: brightness that the beam's return leaves on the left edge, in `dose`."""
+    read_noise: float = 1.0
+    """Standard deviation of the camera's or amplifier's noise, in counts."""
+    gain: float = 20.0
+    """Grey levels a count."""
+    offset: float = 200.0
+    """Grey level without any electron."""
+    bits: Literal[8, 16] = 16
+    """Depth of the stored pixels; brighter ones saturate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backdrop:
+    """What lies around the particles, fixed for a specimen and its illumination."""
+
+    thickness: Thickness
+    """Shape (H, W), of the support, about 1."""
+    grain: Image
+    """Shape (H, W), white noise of deviation 1: the film's atoms."""
+    relief: Image
+    """Shape (H, W), smooth noise of deviation 1: what shows within particles."""
+    illumination: Image
+    """Shape (H, W), about 1."""
+
+
+def haadf(
+    mass: Image, backdrop: Backdrop, optics: Optics, rng: np.random.Generator
+) -> Image:
+    """Return the counts of a scanned frame: scattering adds up, blurred by the probe.
+
+    Parameters
+    ----------
+    mass : float32 array, shape (H, W)
+        Projected scattering of the particles, about 1 in the middle of one.
+    backdrop : Backdrop
+    optics : Optics
+    rng : numpy Generator
+    """
+    share = optics.support_contrast
+    signal = 0.2 * (1 - share) + share * backdrop.thickness
+    signal = _blur(signal + optics.particle_contrast * mass, optics)
+    signal *= backdrop.illumination
+    signal = _jitter_lines(signal, optics.jitter_px, rng)
+    signal *= 1 + optics.line_noise * rng.standard_normal((len(signal), 1), np.float32)
+    columns = np.arange(signal.shape[1], dtype=np.float32)
+    signal += optics.flyback * np.exp(-columns / (0.01 * len(columns)))
+    return _count(signal * optics.dose, optics, rng)
+
+
+def bright_field(
+    mass: Image, backdrop: Backdrop, optics: Optics, rng: np.random.Generator
+) -> Image:
+    """Return the counts of a camera frame: scattering dims, phase makes fringes.
+
+    Parameters are those of `haadf`.
+    """
+    film = np.maximum(backdrop.thickness, 0)
+    depth = optics.particle_contrast * mass + optics.support_contrast * film
+    # A quarter radian a unit of depth: fringes as strong as in micrographs of metals.
+    phase = 0.25 * depth + 3 * optics.grain * backdrop.grain * np.sqrt(film)
+    image = np.exp(-_blur(depth, optics)) * (1 + _phase_contrast(phase, optics))
+    return _count(
+        np.maximum(image, 0) * backdrop.illumination * optics.dose, optics, rng
+    )
+
+
+def digitise(counts: Image, optics: Optics) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Store counts as a camera does: gain, offset, rounding, saturation."""
+    dtype = np.uint8 if optics.bits == 8 else np.uint16
+    grey = np.rint(counts * optics.gain + optics.offset)
+    return np.clip(grey, 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def uneven_beam(shape: Shape, strength: float, rng: np.random.Generator) -> Image:
+    """Return a slope and a bowl about 1, never below a tenth."""
+    y = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, shape[1], dtype=np.float32)[None, :]
+    a, b, c = (strength * rng.standard_normal(3)).astype(np.float32)
+    return np.maximum(1 + a * y + b * x + c * (x * x + y * y - 0.7), 0.1)
+
+
+def random_optics(mode: Mode, diameter_px: float, rng: np.random.Generator) -> Optics:
+    """Draw how a frame was taken; particles of `diameter_px` stay visible."""
+    optics = _random_haadf(rng) if mode == "haadf" else _random_bright_field(rng)
+    return _random_depth(_visible(optics, mode, diameter_px), mode, rng)
+
+
+def _blur(signal: Image, optics: Optics) -> Image:
+    sharp = ndimage.gaussian_filter(signal, optics.blur_px)
+    if optics.tail == 0:
+        return sharp
+    wide = ndimage.gaussian_filter(signal, 3 * optics.blur_px + 1.5)
+    return (1 - optics.tail) * sharp + optics.tail * wide
+
+
+def _phase_contrast(phase: Image, optics: Optics) -> Image:
+    """Return weak-phase contrast: -2 sin(pi lambda defocus q²) under an envelope.
+
+    Source: the contrast transfer function without spherical aberration.
+    """
+    fy = scipy.fft.fftfreq(phase.shape[0])[:, None]
+    fx = scipy.fft.rfftfreq(phase.shape[1])[None, :]
+    squared = (fy**2 + fx**2).astype(np.float32)
+    transfer = 2 * np.sin(np.pi * optics.defocus_px2 * squared)
+    envelope_px = optics.blur_px + 0.4 + 0.02 * abs(optics.defocus_px2)
+    transfer *= np.exp(-2 * (np.pi * envelope_px) ** 2 * squared)
+    return scipy.fft.irfft2(scipy.fft.rfft2(phase) * transfer, s=phase.shape)
+
+
+def _jitter_lines(signal: Image, jitter_px: float, rng: np.random.Generator) -> Image:
+    """Shift each row by a random part of a pixel, as scan noise does."""
+    if jitter_px == 0:
+        return signal
+    shift = np.clip(rng.normal(0, jitter_px, (len(signal), 1)), -1, 1).astype(
+        np.float32
+    )
+    left, right = np.roll(signal, 1, axis=1), np.roll(signal, -1, axis=1)
+    left[:, 0], right[:, -1] = signal[:, 0], signal[:, -1]
+    neighbour = np.where(shift > 0, left, right)
+    return signal + np.abs(shift) * (neighbour - signal)
+
+
+def _count(expected: Image, optics: Optics, rng: np.random.Generator) -> Image:
+    counts = rng.poisson(np.maximum(expected, 0)).astype(np.float32)
+    return counts + optics.read_noise * rng.standard_normal(counts.shape, np.float32)
+
+
+def _visible(optics: Optics, mode: Mode, diameter_px: float) -> Optics:
+    """Raise a contrast that nobody could see: a label on nothing teaches nothing.
+
+    A pixel's contrast must reach the noise divided by the particle's radius over 2 px
+    (Rose: about 5 times the noise over its area), and exceed the support's clouds.
+    """
+    share = optics.support_contrast
+    if mode == "haadf":
+        background = 0.2 + 0.8 * share
+        electrons = background * optics.dose
+        noise = math.sqrt(electrons + optics.read_noise**2) / optics.dose
+        clouds = 0.6 * share
+    else:
+        electrons = optics.dose * math.exp(-share)
+        noise = math.sqrt(electrons + optics.read_noise**2) / electrons
+        noise = math.hypot(noise, 0.8 * optics.grain)
+        clouds = 0.8 * share
+    floor = max(5 * noise * min(1.0, 8 / diameter_px) + 0.4 * noise, clouds)
+    return replace(optics, particle_contrast=max(optics.particle_contrast, floor))
+
+
+def _random_haadf(rng: np.random.Generator) -> Optics:
+    return Optics(
+        dose=_log_uniform(rng, 4, 400),
+        particle_contrast=_log_uniform(rng, 0.25, 5),
+        support_contrast=rng.uniform(0.1, 0.9),
+        flatness=rng.uniform(0.05, 0.45),
+        blur_px=_log_uniform(rng, 0.4, 2.2),
+        tail=rng.uniform(0, 0.25),
+        inner_contrast=rng.uniform(0, 0.12),
+        illumination=rng.uniform(0, 0.08),
+        jitter_px=rng.choice([0.0, rng.uniform(0, 0.6)]),
+        line_noise=rng.choice([0.0, rng.uniform(0, 0.06)]),
+        flyback=rng.choice([0.0, 0.0, rng.uniform(0, 0.5)]),
+        read_noise=rng.uniform(0.2, 3),
+    )
+
+
+def _random_bright_field(rng: np.random.Generator) -> Optics:
+    return Optics(
+        dose=_log_uniform(rng, 15, 1500),
+        particle_contrast=_log_uniform(rng, 0.15, 2.5),
+        support_contrast=rng.uniform(0.02, 0.35),
+        flatness=rng.uniform(0.05, 0.5),
+        blur_px=_log_uniform(rng, 0.4, 1.6),
+        tail=rng.uniform(0, 0.2),
+        defocus_px2=rng.choice([-1, 1]) * _log_uniform(rng, 1, 60),
+        grain=rng.uniform(0, 0.25),
+        inner_contrast=rng.uniform(0, 0.3),
+        illumination=rng.uniform(0, 0.2),
+        read_noise=rng.uniform(0.2, 3),
+    )
+
+
+def _random_depth(optics: Optics, mode: Mode, rng: np.random.Generator) -> Optics:
+    """Choose depth, gain and offset so that the brightest sometimes saturate."""
+    bits: Literal[8, 16] = 8 if rng.random() < 0.5 else 16
+    full = 255 if bits == 8 else _log_uniform(rng, 1000, 65000)
+    bright = 1.0 if mode == "bf" else 0.5 + optics.particle_contrast
+    headroom = rng.uniform(0.7, 2.0)
+    return replace(
+        optics,
+        gain=full / (bright * optics.dose * headroom),
+        offset=full * rng.choice([0.0, rng.uniform(0, 0.2)]),
+        bits=bits,
+    )
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
