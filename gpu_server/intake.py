@@ -4,7 +4,7 @@ Every function works inside the caller's transaction; `store.Store` opens it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
 import sqlalchemy as sa
@@ -69,9 +69,12 @@ def record_file(
     connection: sa.Connection, file: ReceivedFile, *, at: float
 ) -> int | None:
     """Add a file with its first frame, queued; return its id, or None for a repeat."""
-    if is_recorded(connection, file):
+    kin = connection.execute(_KIN, asdict(file)).all()
+    if is_repeat(file, kin):
         return None
-    rivals = _current_rivals(connection, file)
+    rivals = [
+        row for row in kin if row.superseded_by is None and _may_replace(file, row)
+    ]
     for rival in rivals:
         if rival.journal != file.journal and rival.sha256 == file.sha256:
             _adopt(connection, rival.id, file)
@@ -79,25 +82,22 @@ def record_file(
     session_id = _session(connection, file, at=at)
     file_id = _insert_file(connection, file, session_id, at=at)
     add_frames(connection, file_id, session_id, [0])
-    connection.execute(gone.delete().where(*_key_of(gone, file)))
+    connection.execute(_NOT_GONE, asdict(file))
     _settle_revisions(connection, file, file_id, rivals, at=at)
     return file_id
 
 
-def is_recorded(connection: sa.Connection, file: ReceivedFile) -> bool:
-    """Whether this delivery was committed before."""
-    found = sa.select(files.c.id).where(*_key_of(files, file))
-    return connection.execute(found).first() is not None
+def is_repeat(file: ReceivedFile, kin: Iterable[sa.Row]) -> bool:
+    """Whether this very delivery was committed before."""
+    delivery = (file.journal, file.seq, file.rev)
+    return any((row.journal, row.seq, row.rev) == delivery for row in kin)
 
 
 def add_frames(
     connection: sa.Connection, file_id: int, session_id: int, pages: Iterable[int]
 ) -> None:
     """Queue pages of a file as the session's next frames."""
-    last = sa.select(sa.func.max(frames.c.number)).where(
-        frames.c.session_id == session_id
-    )
-    first = (connection.execute(last).scalar() or 0) + 1
+    last = connection.execute(_LAST_NUMBER, {"session": session_id}).scalar() or 0
     rows = [
         {
             "file_id": file_id,
@@ -107,10 +107,10 @@ def add_frames(
             "state": QUEUED,
             "notes": [],
         }
-        for number, page in enumerate(pages, start=first)
+        for number, page in enumerate(pages, start=last + 1)
     ]
     if rows:
-        connection.execute(frames.insert(), rows)
+        connection.execute(_NEW_FRAME, rows)
 
 
 def next_upload(connection: sa.Connection, *, at: float) -> tuple[int, int]:
@@ -195,34 +195,53 @@ def stored_ranges(
     return tuple(StoredRange(*row) for row in rows)
 
 
-def _key_of(table: sa.Table, file: ReceivedFile) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        table.c.agent_id == file.agent_id,
-        table.c.journal == file.journal,
-        table.c.seq == file.seq,
-        table.c.rev == file.rev,
+# Built once: building a statement costs more than SQLite needs to run it. The parameters are
+# the fields of `ReceivedFile`.
+_OF_AGENT = files.c.agent_id == sa.bindparam("agent_id")
+_KIN = sa.select(
+    files.c.id,
+    files.c.journal,
+    files.c.seq,
+    files.c.rev,
+    files.c.source_key,
+    files.c.sha256,
+    files.c.superseded_by,
+).where(
+    sa.or_(
+        sa.and_(
+            _OF_AGENT,
+            files.c.journal == sa.bindparam("journal"),
+            files.c.seq == sa.bindparam("seq"),
+        ),
+        sa.and_(_OF_AGENT, files.c.source_key == sa.bindparam("source_key")),
     )
+)
+_NOT_GONE = gone.delete().where(
+    *(gone.c[key] == sa.bindparam(key) for key in ("agent_id", "journal", "seq", "rev"))
+)
+_TOUCH_SESSION = (
+    sessions.update()
+    .where(sessions.c.agent_id == sa.bindparam("of_agent"))
+    .where(sessions.c.folder == sa.bindparam("in_folder"))
+    .values(updated_at=sa.bindparam("now"))
+    .returning(sessions.c.id)
+)
+_LAST_NUMBER = sa.select(sa.func.max(frames.c.number)).where(
+    frames.c.session_id == sa.bindparam("session")
+)
+_NEW_FRAME = frames.insert()
+_NEW_FILE = files.insert()
 
 
-def _current_rivals(connection: sa.Connection, file: ReceivedFile) -> list[sa.Row]:
-    """Find the files that count now and may be the same frame in another revision.
+def _may_replace(file: ReceivedFile, row: sa.Row) -> bool:
+    """Whether both may be the same frame in two revisions.
 
-    Within one journal that is the same `seq`: a path may be reused for a new frame after the
-    old one was renamed. A new journal counts from 1 again, there the name has to decide.
+    Within one journal that takes the same `seq`: a path may be used again for a new frame
+    after the old one was renamed. A new journal counts from 1, there the name has to decide.
     """
-    same_seq = sa.and_(files.c.journal == file.journal, files.c.seq == file.seq)
-    same_name = sa.and_(
-        files.c.journal != file.journal, files.c.source_key == file.source_key
-    )
-    return list(
-        connection.execute(
-            sa.select(files.c.id, files.c.journal, files.c.rev, files.c.sha256).where(
-                files.c.agent_id == file.agent_id,
-                files.c.superseded_by.is_(None),
-                sa.or_(same_seq, same_name),
-            )
-        )
-    )
+    if row.journal == file.journal:
+        return row.seq == file.seq
+    return row.source_key == file.source_key
 
 
 def _adopt(connection: sa.Connection, file_id: int, file: ReceivedFile) -> None:
@@ -232,16 +251,13 @@ def _adopt(connection: sa.Connection, file_id: int, file: ReceivedFile) -> None:
         .where(files.c.id == file_id)
         .values(journal=file.journal, seq=file.seq, rev=file.rev)
     )
-    connection.execute(gone.delete().where(*_key_of(gone, file)))
+    connection.execute(_NOT_GONE, asdict(file))
 
 
 def _session(connection: sa.Connection, file: ReceivedFile, *, at: float) -> int:
     folder = str(PurePosixPath(file.source_key).parent)
     found = connection.execute(
-        sessions.update()
-        .where(sessions.c.agent_id == file.agent_id, sessions.c.folder == folder)
-        .values(updated_at=at)
-        .returning(sessions.c.id)
+        _TOUCH_SESSION, {"of_agent": file.agent_id, "in_folder": folder, "now": at}
     ).scalar()
     if found is not None:
         return found
@@ -265,25 +281,9 @@ def _session(connection: sa.Connection, file: ReceivedFile, *, at: float) -> int
 def _insert_file(
     connection: sa.Connection, file: ReceivedFile, session_id: int, *, at: float
 ) -> int:
-    return connection.execute(
-        files.insert()
-        .values(
-            agent_id=file.agent_id,
-            session_id=session_id,
-            journal=file.journal,
-            seq=file.seq,
-            rev=file.rev,
-            source_key=file.source_key,
-            name=PurePosixPath(file.source_key).name,
-            size=file.size,
-            sha256=file.sha256,
-            mtime_ns=file.mtime_ns,
-            sealed_at=file.sealed_at,
-            received_at=file.received_at,
-            stored_at=at,
-        )
-        .returning(files.c.id)
-    ).scalar_one()
+    name = PurePosixPath(file.source_key).name
+    row = {**asdict(file), "session_id": session_id, "name": name, "stored_at": at}
+    return connection.execute(_NEW_FILE, row).inserted_primary_key[0]  # pyright: ignore[reportOptionalSubscript]
 
 
 def _settle_revisions(
