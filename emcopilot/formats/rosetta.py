@@ -1,0 +1,247 @@
+"""Gatan dm3 and dm4, EMD, MRC and TVIPS streams, through rosettasciio, lazily.
+
+Readers by allow-list: rosettasciio also has one (PRZ) that unpickles, which never runs here.
+"""
+
+# Border to a library without types: what comes from it is typed where it leaves this module.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emcopilot.errors import DecodeError
+from emcopilot.formats.hdf5_check import check_hdf5
+from emcopilot.formats.page import Contents, Page, Source
+from emcopilot.formats.units import as_float, pixel_size_nm, seconds, why_no_length
+
+Tree = Mapping[str, object]
+_DETECTORS = re.compile(
+    r"\b(HAADF|MAADF|LAADF|ADF|ABF|BF|DF\d*|iDPC|dDPC|DPC|BSE|SE|TEM|STEM|SEM)\b",
+    re.IGNORECASE,
+)
+_CAMERAS = ("Ceta", "Falcon", "Rio", "OneView", "K2", "K3", "CCD")
+_MAGNIFICATIONS = (
+    "ImageList/TagGroup0/ImageTags/Microscope Info/Indicated Magnification",
+    "Optics/NominalMagnification",
+    "fei_header/magnification",
+    "tvips_header/magtotal",
+)
+
+
+class _Lazy(Protocol):
+    """The part of a dask array that we use."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+    def __getitem__(self, index: int) -> "_Lazy": ...
+    def compute(self, *, scheduler: str) -> NDArray[np.generic]: ...
+
+
+def open_dm(source: Source, keep: ExitStack) -> Contents:
+    """Open a DigitalMicrograph 3 or 4 file, with all images that it holds."""
+    from rsciio.digitalmicrograph import file_reader  # noqa: PLC0415  (0.6 s)
+
+    try:
+        signals = file_reader(str(source.path), lazy=True)
+    except ValueError as error:
+        if "RGBA" not in str(error):
+            raise
+        signals = file_reader(str(source.path), lazy=False)
+    return _contents("DigitalMicrograph", signals)
+
+
+def open_emd(source: Source, keep: ExitStack) -> Contents:
+    """Open a Velox or Berkeley EMD file; spectra in it are left out."""
+    import h5py  # noqa: PLC0415
+    from rsciio.emd import file_reader  # noqa: PLC0415
+
+    other = check_hdf5(source)
+    file = keep.enter_context(h5py.File(source.path, "r"))
+    if "Data" in file and "Version" in file:
+        signals = _velox_images(file)
+    else:
+        signals = file_reader(str(source.path), lazy=True)
+    contents = _contents("EMD", signals)
+    return Contents(contents.format, contents.pages, (*other, *contents.skipped))
+
+
+def _velox_images(file: object) -> list[dict[str, object]]:
+    """Read the images and element maps of a Velox file, and no spectrum.
+
+    The public reader insists on the library `sparse` (and with it numba) as soon as the
+    file holds a spectrum stream, although it has read every image by then.
+    """
+    from rsciio.emd._emd_velox import FeiEMDReader  # noqa: PLC0415
+
+    reader = FeiEMDReader(lazy=True, select_type="images")
+    with suppress(ModuleNotFoundError):
+        reader.read_file(file)
+    return reader.dictionaries
+
+
+def open_mrc(source: Source, keep: ExitStack) -> Contents:
+    """Open an MRC image or stack, FEI's extended header included."""
+    from rsciio.mrc import file_reader  # noqa: PLC0415
+
+    with source.path.open("rb") as file:
+        header = file.read(1024)
+    if len(header) < 1024:
+        raise DecodeError(f"{source.name}: {len(header)} of 1024 header bytes")
+    if header[212:214] == b"\x11\x11":
+        raise DecodeError(
+            f"{source.name} was written by a big-endian machine; save it again as "
+            "little-endian MRC"
+        )
+    nx, ny, nz, _ = cast(tuple[int, ...], struct.unpack("<4i", header[:16]))
+    if min(nx, ny, nz) < 1:
+        raise DecodeError(f"{source.name}: header states {nx}x{ny}x{nz} px")
+    # metadata_file=None: rosettasciio would look for neighbours of files called "movie".
+    signals = file_reader(str(source.path), lazy=True, metadata_file=None)
+    signals[0]["data"] = signals[0]["data"].reshape((nz, ny, nx))
+    if struct.unpack("<3i", header[28:40])[1] == 0:  # no grid: rosettasciio says 1 nm
+        signals[0]["axes"] = []
+    return _contents("MRC", _with_all_axes(signals))
+
+
+def open_tvips(source: Source, keep: ExitStack) -> Contents:
+    """Open the first part of a TVIPS stream."""
+    from rsciio.tvips import file_reader  # noqa: PLC0415
+
+    path = source.path
+    if not re.search(r"_000\.tvips$", path.name, re.IGNORECASE):
+        # The reader wants the camera's own name; a blob on the server has none.
+        folder = Path(keep.enter_context(tempfile.TemporaryDirectory()))
+        path = folder / "stream_000.tvips"
+        os.symlink(source.path.resolve(), path)
+    return _contents("TVIPS stream", file_reader(str(path), lazy=True))
+
+
+def _with_all_axes(signals: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Give back the axes that rosettasciio squeezed away with their single entry."""
+    for signal in signals:
+        axes = cast(list[dict[str, object]], signal["axes"])
+        plain = {"units": None, "scale": 1.0, "navigate": False}
+        image = axes[-2:] if len(axes) >= 2 else [plain, plain]
+        signal["axes"] = [{"units": None, "scale": 1.0, "navigate": True}, *image]
+    return signals
+
+
+def _contents(name: str, signals: list[dict[str, object]]) -> Contents:
+    pages: list[Page] = []
+    skipped: list[str] = []
+    for number, signal in enumerate(signals):
+        what = _not_an_image(signal)
+        if what:
+            shape = "x".join(str(n) for n in cast(_Lazy, signal["data"]).shape)
+            title = _title(signal) or f"signal {number}"
+            skipped.append(f"{title}: {what} ({shape}), left out")
+        else:
+            pages.extend(_pages(signal))
+    return Contents(name, pages, tuple(skipped))
+
+
+def _not_an_image(signal: dict[str, object]) -> str:
+    """Say what a signal is when it is no image and no stack of images."""
+    axes = cast(list[Tree], signal["axes"])
+    scanned = sum(bool(axis.get("navigate")) for axis in axes)
+    imaged = len(axes) - scanned
+    tags = _at(signal["original_metadata"], "ImageList/TagGroup0/ImageTags")
+    if isinstance(tags, Mapping) and len(axes) > 2:
+        kind = _at(tags, "Meta Data/Format") or _at(tags, "Meta_Data/Format")
+        if "spim" in tags or kind == "Spectrum image":
+            return "a spectrum image"
+    if imaged == 1:
+        return "a spectrum image" if scanned > 1 else "a spectrum or line"
+    if imaged == 2 and scanned > 1:
+        return "4-D data"
+    if imaged == 2 or (imaged == 0 and scanned == 2):
+        return ""
+    return f"{len(axes)}-D data"
+
+
+def _pages(signal: dict[str, object]) -> list[Page]:
+    data = cast(_Lazy, signal["data"])
+    axes = cast(list[Tree], signal["axes"])
+    y, x = axes[-2], axes[-1]
+    size = pixel_size_nm(y["scale"], x["scale"], y["units"], x["units"])
+    problem = "" if size else why_no_length(x["scale"], x["units"])
+    step = seconds(axes[0]["scale"], axes[0]["units"]) if len(axes) == 3 else None
+    count = data.shape[0] if len(axes) == 3 else 1
+    return [
+        Page(
+            shape=_shape(data),
+            dtype=data.dtype,
+            read=partial(_read, data, index if len(axes) == 3 else None),
+            pixel_size_nm=size,
+            modality=_modality(signal),
+            time_s=None if step is None else index * step,
+            magnification=_magnification(signal),
+            notes=(problem,) if problem else (),
+        )
+        for index in range(count)
+    ]
+
+
+def _shape(data: _Lazy) -> tuple[int, ...]:
+    height, width = data.shape[-2:]
+    samples = len(data.dtype.names) if data.dtype.names else 1
+    return (height, width) if samples == 1 else (height, width, samples)
+
+
+def _read(data: _Lazy, index: int | None) -> NDArray[np.generic]:
+    page = data if index is None else data[index]
+    if isinstance(page, np.ndarray):
+        return page
+    # No threads: the decode worker may start none.
+    return page.compute(scheduler="synchronous")
+
+
+def _title(signal: dict[str, object]) -> str:
+    return str(_at(signal["metadata"], "General/title") or "")
+
+
+def _modality(signal: dict[str, object]) -> str | None:
+    """Name the detector or mode when the title or the microscope's tags do."""
+    title = _title(signal)
+    if any(title.startswith(camera) for camera in _CAMERAS):
+        return "TEM"
+    named = _DETECTORS.search(title.replace("_", " "))
+    if named:
+        return named[1] if named[1].startswith(("i", "d")) else named[1].upper()
+    mode = _at(
+        signal["original_metadata"],
+        "ImageList/TagGroup0/ImageTags/Microscope Info/Illumination Mode",
+    )
+    text = str(mode or "").upper()
+    return "STEM" if "STEM" in text else "TEM" if "TEM" in text else None
+
+
+def _magnification(signal: dict[str, object]) -> float | None:
+    for path in _MAGNIFICATIONS:
+        number = as_float(_at(signal["original_metadata"], path))
+        if number and number > 0:
+            return number
+    return None
+
+
+def _at(tree: object, path: str) -> object:
+    """Walk nested dictionaries; None where the path ends early."""
+    for key in path.split("/"):
+        if hasattr(tree, "as_dictionary"):
+            tree = cast(Callable[[], object], getattr(tree, "as_dictionary"))()  # noqa: B009
+        if not isinstance(tree, Mapping):
+            return None
+        tree = cast(Tree, tree).get(key)
+    return tree
