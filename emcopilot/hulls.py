@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emcopilot.labels import IntArray, Runs
-
-FloatArray = NDArray[np.float64]
+from emcopilot.runs import FloatArray, IntArray, Runs
 
 _STRIDES = (32, 8, 2, 1)
 """Far neighbours first: one of them sweeps away what near ones peel off point by point."""
