@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -178,6 +179,7 @@ def migrate(connection: sa.Connection, path: Path) -> None:
     log.info("database upgraded from=%s path=%s", current or "nothing", path)
 
 
+@lru_cache(maxsize=1)  # once a process is enough
 def _warn_of_old_sqlite() -> None:
     if sqlite3.sqlite_version_info < SAFE_SQLITE:
         log.warning(
