@@ -1,18 +1,21 @@
 """From scattering to grey levels: HAADF and bright-field imaging with their noise."""
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# scipy carries no types: its values are typed where they enter `_gaussian`.
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from emcopilot.support import Shape, Thickness
 
 Mode = Literal["haadf", "bf"]
-Image = NDArray[np.float32]
+Image = NDArray[np.float32] | NDArray[np.float64]
+"""float32 in our hands; pyright takes its product with a number for float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,19 @@ class Backdrop:
     relief: Image
     """Shape (H, W), smooth noise of deviation 1: what shows within particles."""
     illumination: Image
-    """Shape (H, W), about 1."""
+    """About 1; it belongs to the microscope, and has the frame's own shape."""
+
+    def shifted(self, y_px: float, x_px: float, shape: Shape) -> "Backdrop":
+        """Return what a frame of `shape` sees whose first pixel lies at (y_px, x_px)."""
+        top, left = round(y_px), round(x_px)
+        rows, columns = slice(top, top + shape[0]), slice(left, left + shape[1])
+        return Backdrop(
+            thickness=_between(self.thickness, y_px, x_px, shape).astype(np.float32),
+            # Whole pixels: between pixels white noise would lose its strength.
+            grain=self.grain[rows, columns],
+            relief=_between(self.relief, y_px, x_px, shape),
+            illumination=self.illumination,
+        )
 
 
 def haadf(
@@ -82,7 +97,7 @@ def haadf(
     optics : Optics
     rng : numpy Generator
     """
-    share = optics.support_contrast
+    share = np.float32(optics.support_contrast)
     signal = 0.2 * (1 - share) + share * backdrop.thickness
     signal = _blur(signal + optics.particle_contrast * mass, optics)
     signal *= backdrop.illumination
@@ -100,7 +115,7 @@ def bright_field(
 
     Parameters are those of `haadf`.
     """
-    film = np.maximum(backdrop.thickness, 0)
+    film = np.maximum(backdrop.thickness, np.float32(0))
     depth = optics.particle_contrast * mass + optics.support_contrast * film
     # A quarter radian a unit of depth: fringes as strong as in micrographs of metals.
     phase = 0.25 * depth + 3 * optics.grain * backdrop.grain * np.sqrt(film)
@@ -112,9 +127,9 @@ def bright_field(
 
 def digitise(counts: Image, optics: Optics) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Store counts as a camera does: gain, offset, rounding, saturation."""
-    dtype = np.uint8 if optics.bits == 8 else np.uint16
     grey = np.rint(counts * optics.gain + optics.offset)
-    return np.clip(grey, 0, np.iinfo(dtype).max).astype(dtype)
+    grey = np.clip(grey, 0, 2**optics.bits - 1)
+    return grey.astype(np.uint8) if optics.bits == 8 else grey.astype(np.uint16)
 
 
 def uneven_beam(shape: Shape, strength: float, rng: np.random.Generator) -> Image:
@@ -131,12 +146,25 @@ def random_optics(mode: Mode, diameter_px: float, rng: np.random.Generator) -> O
     return _random_depth(_visible(optics, mode, diameter_px), mode, rng)
 
 
+def _between(canvas: Image, y_px: float, x_px: float, shape: Shape) -> Image:
+    """Cut `shape` out of `canvas` from (y_px, x_px) on, by linear interpolation."""
+    top, left = math.floor(y_px), math.floor(x_px)
+    low, right = y_px - top, x_px - left
+    part = canvas[top : top + shape[0] + 1, left : left + shape[1] + 1]
+    rows = part[:-1] * (1 - low) + part[1:] * low
+    return rows[:, :-1] * (1 - right) + rows[:, 1:] * right
+
+
 def _blur(signal: Image, optics: Optics) -> Image:
-    sharp = ndimage.gaussian_filter(signal, optics.blur_px)
+    sharp = _gaussian(signal, optics.blur_px)
     if optics.tail == 0:
         return sharp
-    wide = ndimage.gaussian_filter(signal, 3 * optics.blur_px + 1.5)
-    return (1 - optics.tail) * sharp + optics.tail * wide
+    wide = _gaussian(signal, 3 * optics.blur_px + 1.5)
+    return sharp + np.float32(optics.tail) * (wide - sharp)
+
+
+def _gaussian(signal: Image, deviation_px: float) -> Image:
+    return np.asarray(ndimage.gaussian_filter(signal, deviation_px), np.float32)
 
 
 def _phase_contrast(phase: Image, optics: Optics) -> Image:
@@ -144,13 +172,14 @@ def _phase_contrast(phase: Image, optics: Optics) -> Image:
 
     Source: the contrast transfer function without spherical aberration.
     """
-    fy = scipy.fft.fftfreq(phase.shape[0])[:, None]
-    fx = scipy.fft.rfftfreq(phase.shape[1])[None, :]
+    fy = np.fft.fftfreq(phase.shape[0])[:, None]
+    fx = np.fft.rfftfreq(phase.shape[1])[None, :]
     squared = (fy**2 + fx**2).astype(np.float32)
     transfer = 2 * np.sin(np.pi * optics.defocus_px2 * squared)
     envelope_px = optics.blur_px + 0.4 + 0.02 * abs(optics.defocus_px2)
     transfer *= np.exp(-2 * (np.pi * envelope_px) ** 2 * squared)
-    return scipy.fft.irfft2(scipy.fft.rfft2(phase) * transfer, s=phase.shape)
+    contrast = np.fft.irfft2(np.fft.rfft2(phase) * transfer, s=phase.shape)
+    return contrast.astype(np.float32)
 
 
 def _jitter_lines(signal: Image, jitter_px: float, rng: np.random.Generator) -> Image:
@@ -202,9 +231,9 @@ def _random_haadf(rng: np.random.Generator) -> Optics:
         tail=rng.uniform(0, 0.25),
         inner_contrast=rng.uniform(0, 0.12),
         illumination=rng.uniform(0, 0.08),
-        jitter_px=rng.choice([0.0, rng.uniform(0, 0.6)]),
-        line_noise=rng.choice([0.0, rng.uniform(0, 0.06)]),
-        flyback=rng.choice([0.0, 0.0, rng.uniform(0, 0.5)]),
+        jitter_px=float(rng.choice([0.0, rng.uniform(0, 0.6)])),
+        line_noise=float(rng.choice([0.0, rng.uniform(0, 0.06)])),
+        flyback=float(rng.choice([0.0, 0.0, rng.uniform(0, 0.5)])),
         read_noise=rng.uniform(0.2, 3),
     )
 
@@ -217,7 +246,7 @@ def _random_bright_field(rng: np.random.Generator) -> Optics:
         flatness=rng.uniform(0.05, 0.5),
         blur_px=_log_uniform(rng, 0.4, 1.6),
         tail=rng.uniform(0, 0.2),
-        defocus_px2=rng.choice([-1, 1]) * _log_uniform(rng, 1, 60),
+        defocus_px2=float(rng.choice([-1, 1])) * _log_uniform(rng, 1, 60),
         grain=rng.uniform(0, 0.25),
         inner_contrast=rng.uniform(0, 0.3),
         illumination=rng.uniform(0, 0.2),
@@ -234,7 +263,7 @@ def _random_depth(optics: Optics, mode: Mode, rng: np.random.Generator) -> Optic
     return replace(
         optics,
         gain=full / (bright * optics.dose * headroom),
-        offset=full * rng.choice([0.0, rng.uniform(0, 0.2)]),
+        offset=full * float(rng.choice([0.0, rng.uniform(0, 0.2)])),
         bits=bits,
     )
 

@@ -54,7 +54,7 @@ def populate(
 
     bodies: list[Body] = []
     for number in range(1, population.count + 1):
-        body = _draw_body(population, number, rng)
+        body = draw_body(population, number, rng)
         kind = rng.random()
         for _ in range(25):
             partner = None
@@ -65,7 +65,7 @@ def populate(
             else:
                 y, x = anywhere()
                 body = replace(body, centre_y_px=float(y), centre_x_px=float(x))
-            if _is_free(body, partner, bodies):
+            if is_free(body, partner, bodies):
                 bodies.append(body)
                 break
     return bodies
@@ -86,9 +86,9 @@ def random_population(
         spread=spread,
         shapes=(ellipses, facets, irregular),
         largest_aspect_ratio=rng.uniform(1.05, 3.0),
-        touching=rng.choice([0.0, rng.uniform(0, 0.5)]),
-        overlapping=rng.choice([0.0, rng.uniform(0, 0.25)]),
-        clustering=rng.choice([0.0, rng.uniform(0, 1)]),
+        touching=float(rng.choice([0.0, rng.uniform(0, 0.5)])),
+        overlapping=float(rng.choice([0.0, rng.uniform(0, 0.25)])),
+        clustering=float(rng.choice([0.0, rng.uniform(0, 1)])),
         contrast_spread=rng.uniform(0.02, 0.4),
     )
 
@@ -102,7 +102,8 @@ def draw_outline(population: Population, rng: np.random.Generator) -> FloatArray
     return faceted_outline(rng) if kind == 1 else irregular_outline(rng)
 
 
-def _draw_body(population: Population, number: int, rng: np.random.Generator) -> Body:
+def draw_body(population: Population, number: int, rng: np.random.Generator) -> Body:
+    """Draw one particle at the origin."""
     diameter_px = population.median_diameter_px * math.exp(
         rng.normal(0, population.spread)
     )
@@ -132,7 +133,8 @@ def _beside(body: Body, partner: Body, close: float, rng: np.random.Generator) -
     )
 
 
-def _is_free(body: Body, partner: Body | None, others: list[Body]) -> bool:
+def is_free(body: Body, partner: Body | None, others: list[Body]) -> bool:
+    """Tell whether `body` keeps 2 px away from all of `others` but its partner."""
     gap_px = 2.0
     return not any(
         other is not partner

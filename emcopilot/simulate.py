@@ -6,11 +6,13 @@ signed distance, so the drawn edge and the true edge agree below a pixel's width
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emcopilot.dynamics import Dynamics, Event, evolve
 from emcopilot.optics import (
     Backdrop,
     Image,
@@ -72,6 +74,8 @@ class Micrograph:
     """In label order."""
     pixel_size_nm: float
     mode: Mode
+    events: tuple[Event, ...] = ()
+    """What became of particles in view since the film's frame before."""
 
     @property
     def mean_diameter_nm(self) -> float:
@@ -167,9 +171,76 @@ def demo_scene(mode: Mode, *, size: int = 1024, pixel_size_nm: float = 0.2) -> S
         largest_aspect_ratio=1.4,
         touching=0.0,
         overlapping=0.0,
+        clustering=0.15,
         contrast_spread=0.12,
     )
     return Scene((size, size), mode, population, optics[mode], "demo", pixel_size_nm)
+
+
+def film(
+    scene: Scene, seed: int, dynamics: Dynamics | None = None
+) -> Iterator[Micrograph]:
+    """Watch a specimen in situ, frame after frame without end.
+
+    Particles wander, ripen, merge, vanish and appear while the stage drifts. Each frame
+    is rendered when it is asked for; the support is drawn once and shifted.
+
+    Parameters
+    ----------
+    scene : Scene
+        The first frame's; its population fills the strip around the frame as well.
+    seed : int
+        The same scene and seed give the same film.
+    dynamics : Dynamics, optional
+        How fast the specimen changes.
+    """
+    dynamics = dynamics or Dynamics()
+    # One stream of numbers each, so that a change of noise leaves the story alone.
+    story, looks, noise = (
+        np.random.default_rng([seed, index, len(scene.style)]) for index in range(3)
+    )
+    margin = math.ceil(dynamics.drift_px) + 2
+    height, width = scene.shape
+    canvas = (height + 2 * margin, width + 2 * margin)
+    more = canvas[0] * canvas[1] / (height * width)
+    population = replace(scene.population, count=round(scene.population.count * more))
+    bodies = populate(population, canvas, story)
+    backdrop = draw_backdrop(scene, canvas, looks)
+    phases = story.uniform(0, 2 * math.pi, 2)
+    events: tuple[Event, ...] = ()
+    frame, next_number = 0, 1
+    while True:
+        y, x = margin + _drift(frame, phases, dynamics)
+        seen = [body.moved(-y, -x) for body in bodies]
+        micrograph = render(scene, seen, backdrop.shifted(y, x, scene.shape), noise)
+        yield replace(micrograph, events=_in_view(events, y, x, scene.shape))
+        next_number = max(next_number, *(body.particle + 1 for body in bodies), 1)
+        bodies, events = evolve(
+            bodies, population, dynamics, story, shape=canvas, next_number=next_number
+        )
+        frame += 1
+
+
+def _drift(
+    frame: int, phases: NDArray[np.float64], dynamics: Dynamics
+) -> NDArray[np.float64]:
+    """Return how far (y, x) the stage has come: slow, smooth, never past `drift_px`."""
+    turn = frame * 2 * math.pi / dynamics.drift_period_frames
+    start, now = np.sin(phases), np.sin(phases + turn * np.array([1.0, 0.73]))
+    return dynamics.drift_px * (now - start) / 2
+
+
+def _in_view(
+    events: tuple[Event, ...], y: float, x: float, shape: Shape
+) -> tuple[Event, ...]:
+    moved = (
+        replace(event, y_px=event.y_px - y, x_px=event.x_px - x) for event in events
+    )
+    return tuple(
+        event
+        for event in moved
+        if -0.5 < event.y_px < shape[0] - 0.5 and -0.5 < event.x_px < shape[1] - 0.5
+    )
 
 
 def _lay(

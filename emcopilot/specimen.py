@@ -6,7 +6,7 @@ edge says inside or outside, without super-sampling and without a hole in the ex
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,14 @@ class Body:
         """Shape (V, 2), the outline about the centre in px."""
         return self.outline * (self.diameter_px * math.sqrt(math.pi) / 2)
 
+    def moved(self, y_px: float, x_px: float) -> "Body":
+        """Return the same particle, moved by (y_px, x_px)."""
+        return replace(
+            self,
+            centre_y_px=self.centre_y_px + y_px,
+            centre_x_px=self.centre_x_px + x_px,
+        )
+
 
 def polygon_area(vertices: FloatArray) -> float:
     """Return the area within `vertices`, shape (V, 2), by the shoelace formula."""
@@ -67,7 +75,7 @@ def faceted_outline(rng: np.random.Generator) -> FloatArray:
     """Return a convex polygon of area 1 with 4 to 9 facets, some corners truncated."""
     corners = int(rng.integers(4, 10))
     turn = (
-        (np.arange(corners) + rng.uniform(-0.22, 0.22, corners)) * 2 * np.pi / corners
+        (np.arange(corners) + rng.uniform(-0.15, 0.15, corners)) * 2 * np.pi / corners
     )
     stretch = rng.uniform(1.0, 1.5)
     y, x = np.sin(turn), np.cos(turn) * stretch  # on an ellipse: convex for certain
@@ -91,6 +99,12 @@ def irregular_outline(rng: np.random.Generator) -> FloatArray:
         radius += strength * np.cos(order * turn + rng.uniform(0, 2 * np.pi))
     radius = np.clip(radius, 0.55, 1.6)
     return _unit_area(np.stack([radius * np.sin(turn), radius * np.cos(turn)], axis=1))
+
+
+def relaxed(outline: FloatArray, step: float) -> FloatArray:
+    """Return `outline` rounded by a share `step` of the way, as surface diffusion does."""
+    radius = np.sqrt((outline**2).sum(axis=1, keepdims=True))
+    return _unit_area(outline * radius**-step)
 
 
 def _truncate_corners(vertices: FloatArray, share: float) -> FloatArray:

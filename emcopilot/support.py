@@ -4,11 +4,13 @@ Two families that share no generator: a network trained on the first has never m
 the second, so a figure on "demo" frames is a held-out figure.
 """
 
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+# scipy carries no types: its values are typed where they enter `_enlarge`.
 from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -40,11 +42,11 @@ def power_law_noise(
         Waves per frame below which power no longer rises.
     """
     white = rng.standard_normal(shape, dtype=np.float32)
-    fy = scipy.fft.fftfreq(shape[0])[:, None] * shape[0]
-    fx = scipy.fft.rfftfreq(shape[1])[None, :] * shape[1]
+    fy = np.fft.fftfreq(shape[0])[:, None] * shape[0]
+    fx = np.fft.rfftfreq(shape[1])[None, :] * shape[1]
     weight = (fy**2 + fx**2 + coarsest**2).astype(np.float32) ** (-exponent / 4)
     weight[0, 0] = 0.0
-    field = scipy.fft.irfft2(scipy.fft.rfft2(white) * weight, s=shape)
+    field = np.fft.irfft2(np.fft.rfft2(white) * weight, s=shape)
     return (field / field.std()).astype(np.float32)
 
 
@@ -93,7 +95,8 @@ def _agglomerate(shape: Shape, rng: np.random.Generator) -> Thickness:
         squared = ((y - walk[0]) ** 2 + (x - walk[1]) ** 2) / radius**2
         thickness += np.sqrt(np.maximum(1 - squared, 0)) * (radius / size)
     rough = 1 + rng.uniform(0.02, 0.12) * power_law_noise(shape, 2.0, rng, 10)
-    return _enlarge(thickness, shape) * rough / max(float(thickness.mean()) * 1.5, 0.3)
+    thickest = max(float(thickness.max()), 0.3)
+    return _enlarge(thickness * 1.8 / thickest, shape) * rough.astype(np.float32)
 
 
 def _flakes(shape: Shape, rng: np.random.Generator) -> Thickness:
@@ -107,7 +110,7 @@ def _flakes(shape: Shape, rng: np.random.Generator) -> Thickness:
             side = (y - centre[0]) * np.sin(angle) + (x - centre[1]) * np.cos(angle)
             sheet = np.minimum(sheet, rng.uniform(0.2, 0.7) - side)
         thickness += rng.uniform(0.08, 0.25) * np.clip(sheet / 0.02, 0, 1)
-    return thickness + 0.03 * power_law_noise(shape, 3.2, rng, 4)
+    return (thickness + 0.03 * power_law_noise(shape, 3.2, rng, 4)).astype(np.float32)
 
 
 def _foam(shape: Shape, rng: np.random.Generator) -> Thickness:
@@ -119,7 +122,7 @@ def _foam(shape: Shape, rng: np.random.Generator) -> Thickness:
     nearest = np.partition(apart, 1, axis=-1)
     wall = np.exp(-(nearest[..., 1] - nearest[..., 0]) / (0.05 * small[0]))
     film = 0.7 + 0.5 * _enlarge(wall.astype(np.float32), shape)
-    return film + 0.05 * power_law_noise(shape, 3.4, rng, 3)
+    return (film + 0.05 * power_law_noise(shape, 3.4, rng, 3)).astype(np.float32)
 
 
 def _ridges(shape: Shape, rng: np.random.Generator) -> Thickness:
