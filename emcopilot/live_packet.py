@@ -24,7 +24,8 @@ MAGIC = b"EML1"
 TOUCHES_BORDER = 1
 REJECTED = 2
 POINTS_PER_PIXEL = 8
-"""Outline points count eighths of a shown pixel, y down, origin at the corner."""
+"""Points count eighths of a shown pixel; (0, 0) is the picture's top left corner, as a
+browser counts, half a pixel from the first pixel's centre."""
 _MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -136,6 +137,14 @@ class LivePacket:
         )
         _check_lengths(read)
         return read
+
+
+def flag_bits(
+    touches_border: NDArray[np.bool_], rejected: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Return the flags of each particle, shape (P,)."""
+    border = np.where(touches_border, TOUCHES_BORDER, 0)
+    return (border | np.where(rejected, REJECTED, 0)).astype(np.uint8)
 
 
 def _read_header(packet: bytes) -> tuple[LiveHeader, int]:

@@ -72,12 +72,14 @@ class Histogram(Payload):
 class LogNormal(Payload):
     """A log-normal law fitted to the diameters."""
 
-    mu: float | None
+    mu: float
     """Mean of ln(diameter)."""
-    sigma: float | None
-    """Standard deviation of ln(diameter); exp(sigma) is sigma_g."""
-    fits: bool
-    """False where the fit must not be shown: too few particles, or a poor fit."""
+    sigma: float
+    """Standard deviation of ln(diameter)."""
+    distance: float
+    """Kolmogorov-Smirnov distance between particles and law, 0..1."""
+    ok: bool
+    """False where the law does not describe the particles: do not draw or quote it."""
 
 
 class PsdAnswer(Payload):
@@ -103,11 +105,16 @@ class PsdAnswer(Payload):
     d10: float | None
     d50: float | None
     d90: float | None
+    d10_volume: float | None
+    """A tenth of the particle volume lies in smaller particles."""
+    d50_volume: float | None
+    d90_volume: float | None
     sd: float | None
     dispersion: float | None
     """Standard deviation over mean."""
+    geometric_mean: float | None
     sigma_g: float | None
-    lognormal: LogNormal
+    lognormal: LogNormal | None
     ci_low: float | None
     """95 % bootstrap interval of the number mean."""
     ci_high: float | None
@@ -136,11 +143,15 @@ class SessionAnswer(Payload):
 
     id: int
     name: str
-    agent_id: int | None
-    agent: str | None
-    started_at: float | None
-    """Unix time of the first frame."""
-    last_at: float | None
+    """Last part of the folder, for people."""
+    folder: str
+    """The folder below the agent's watched one, which names the session uniquely."""
+    agent_id: int
+    agent: str
+    started_at: float
+    """Unix time at which the first file was stored."""
+    last_at: float
+    """Unix time of the last file or result."""
     frames: int
     processed: int
     queued: int
@@ -159,6 +170,8 @@ class FrameAnswer(Payload):
     session: str
     name: str
     """The path below the watched folder, as the agent saw it."""
+    number: int
+    """From 1 in the session, by arrival."""
     page: int
     state: str
     rejected: bool
@@ -171,7 +184,9 @@ class FrameAnswer(Payload):
     pixel_size_source: str | None
     modality: str | None
     time_s: float | None
-    acquired_at: float | None
+    """Since the session's first file was written."""
+    acquired_at: float
+    """Unix time at which the camera software finished the file."""
     model_id: str | None
     unit: Unit | None
     particles: int | None
@@ -303,11 +318,10 @@ class Event(Payload):
 
 
 class Changed(Payload):
-    """What a reject, restore or calibration did."""
+    """A reject, restore or calibration is committed."""
 
-    changed: int
-    """Rows touched; 0 means it was so already."""
     event: int
+    """Its event; statistics that are up to date with it include the change."""
 
 
 class CalibrationRequest(Payload):
@@ -315,5 +329,5 @@ class CalibrationRequest(Payload):
 
     model_config = ConfigDict(extra="forbid")
 
-    pixel_size_nm: float | tuple[float, float] = Field(examples=[0.1])
-    """A number for square pixels, or [y, x]; nm a pixel."""
+    pixel_size_nm: float | tuple[float, float] | None = Field(examples=[0.1])
+    """A number for square pixels, [y, x] for others, null for the frames' own; nm."""
