@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from pydantic import PositiveFloat
 
@@ -46,14 +47,14 @@ _UNIT_IN_TEXT = re.compile(r"^\s*([+\d.,eE-]+)\s*([a-zµμÅ]+)", re.IGNORECASE)
 
 
 class MagnificationRow(Settings):
-    """One row of the facility's table: what a pixel is at one magnification."""
+    """One row of a facility's table: what a pixel is at one magnification."""
 
     magnification: PositiveFloat
     """As the microscope indicates it, e.g. 40000."""
     pixel_size_nm: PositiveFloat
-    """Edge of a pixel at this magnification, in nm, at the binning in use."""
-    width_px: int | None = None
-    """Only for frames of this width; tells binnings or scan sizes apart."""
+    """Edge of a pixel at this magnification and binning 1, in nm."""
+    instrument: str | None = None
+    """Only for frames whose metadata name this microscope; None is for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,11 @@ class Calibration:
     """Everything outside the file that may say what a pixel is."""
 
     operator_nm: PixelSize | None = None
+    """Edges (y, x) in nm that a person set for the session."""
     sidecar_nm: PixelSize | None = None
+    """From the file beside the frame; `sidecar_pixel_size_nm` reads it."""
     table: Sequence[MagnificationRow] = ()
+    """The facility's table."""
 
 
 def calibrate(frame: Frame, known: Calibration) -> Frame:
@@ -89,8 +93,8 @@ def calibrate(frame: Frame, known: Calibration) -> Frame:
         return _sized(frame, known.sidecar_nm, SIDECAR)
     row = _matching_row(frame, known.table)
     if row is not None:
-        size = (row.pixel_size_nm, row.pixel_size_nm)
-        return _sized(frame, size, MAGNIFICATION_TABLE)
+        edge = row.pixel_size_nm * (frame.binning or 1.0)
+        return _sized(frame, (edge, edge), MAGNIFICATION_TABLE)
     return replace(frame, pixel_size_source=None)
 
 
@@ -142,10 +146,11 @@ def parse_sidecar(name: str, content: bytes) -> PixelSize | None:
 def _from_mapping(name: str, tree: object) -> PixelSize | None:
     if not isinstance(tree, Mapping):
         return None
-    for key, value in tree.items():
-        spelled = re.sub(r"[ -]+", "_", str(key).strip().lower())
+    stated = cast(Mapping[str, object], tree)
+    for key, value in stated.items():
+        spelled = re.sub(r"[ -]+", "_", key.strip().lower())
         if spelled in _KEYS:
-            unit = "nm" if "nm" in spelled else tree.get("unit", tree.get("units"))
+            unit = "nm" if "nm" in spelled else stated.get("unit", stated.get("units"))
             return _lengths(name, value, unit)
     return None
 
@@ -160,7 +165,8 @@ def _from_lines(name: str, text: str) -> PixelSize | None:
 
 
 def _lengths(name: str, value: object, unit: object) -> PixelSize | None:
-    edges = value if isinstance(value, list) else [value, value]
+    pair = isinstance(value, list)
+    edges = cast(list[object], value) if pair else [value, value]
     if isinstance(value, str) and (match := _UNIT_IN_TEXT.match(value)):
         edges, unit = [match[1], match[1]], match[2]
     if unit is None:
@@ -178,19 +184,18 @@ def _lengths(name: str, value: object, unit: object) -> PixelSize | None:
 def _matching_row(
     frame: Frame, table: Sequence[MagnificationRow]
 ) -> MagnificationRow | None:
-    """Choose the row of this magnification, one with the frame's width first."""
+    """Choose the row of this magnification, one for the frame's instrument first."""
     if frame.magnification is None:
         return None
-    width = frame.pixels.shape[1]
     near = [
         row
         for row in table
-        if row.width_px in {None, width}
+        if row.instrument in {None, frame.instrument}
         and math.isclose(
             row.magnification, frame.magnification, rel_tol=MAGNIFICATION_TOLERANCE
         )
     ]
-    return min(near, key=lambda row: row.width_px is None, default=None)
+    return min(near, key=lambda row: row.instrument is None, default=None)
 
 
 def _sized(frame: Frame, size: PixelSize, source: str) -> Frame:

@@ -12,7 +12,7 @@ border to third-party parsers that read hostile bytes: whatever they raise leave
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,10 @@ class Frame:
     """What was converted, or looks odd."""
     magnification: float | None = None
     """As the microscope indicated it; a table in the settings may turn it into nm."""
+    binning: float | None = None
+    """Camera pixels along one edge of a pixel; None when the file does not say."""
+    instrument: str | None = None
+    """The microscope's name in the metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class FileReport:
     """Why no frame can be read; None when there is one."""
     notes: tuple[str, ...] = ()
     magnification: float | None = None
+    binning: float | None = None
+    instrument: str | None = None
 
 
 class FrameFile:
@@ -113,6 +119,8 @@ class FrameFile:
             time_s=chosen.time_s,
             notes=(*self.notes, *chosen.notes, *converted),
             magnification=chosen.magnification,
+            binning=chosen.binning,
+            instrument=chosen.instrument,
         )
 
     def _describe(self) -> FileReport:
@@ -127,6 +135,8 @@ class FrameFile:
             modality=first.modality,
             notes=(*self.notes, *first.notes, *self._differences(first)),
             magnification=first.magnification,
+            binning=first.binning,
+            instrument=first.instrument,
         )
 
     def _differences(self, first: Page) -> tuple[str, ...]:
@@ -140,7 +150,7 @@ class FrameFile:
 
 
 @contextmanager
-def open_frames(path: Path, name: str | None = None) -> Iterator[FrameFile]:
+def open_frames(path: Path, name: str | None = None) -> Generator[FrameFile]:
     """Open a file for reading frame by frame.
 
     Parameters
@@ -187,6 +197,8 @@ def _opener(found: Format) -> Opener:
         from emcopilot.formats.tia import open_ser as opener  # noqa: PLC0415
     elif found.name == "TIA header":
         from emcopilot.formats.tia import open_emi as opener  # noqa: PLC0415
+    elif found.name == "TVIPS stream":
+        from emcopilot.formats.tvips import open_tvips as opener  # noqa: PLC0415
     else:
         from emcopilot.formats import rosetta  # noqa: PLC0415
 
@@ -195,7 +207,6 @@ def _opener(found: Format) -> Opener:
             "DM4": rosetta.open_dm,
             "EMD": rosetta.open_emd,
             "MRC": rosetta.open_mrc,
-            "TVIPS stream": rosetta.open_tvips,
         }[found.name]
     return opener
 
@@ -246,7 +257,7 @@ def _check_limits(page: Page, source: Source, number: int) -> None:
 
 
 @contextmanager
-def _as_decode_error(name: str) -> Iterator[None]:
+def _as_decode_error(name: str) -> Generator[None]:
     """Turn whatever a parser raises on hostile or damaged bytes into a DecodeError."""
     try:
         yield
@@ -267,7 +278,7 @@ def _as_decode_error(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Keep parsers' remarks on odd headers off the console; our notes say what matters."""
     loggers = [logging.getLogger(name) for name in ("rsciio", "tifffile", "PIL")]
     levels = [logger.level for logger in loggers]

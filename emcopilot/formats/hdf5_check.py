@@ -37,10 +37,10 @@ def check_hdf5(source: Source) -> tuple[str, ...]:
     with h5py.File(source.path, "r") as file:
         seen = 0
         open_groups: list[h5py.Group] = [file]
-        visited: set[h5py.h5o.ObjectID] = set()
+        visited: set[object] = set()  # hard links may go in circles
         while open_groups:
             group = open_groups.pop()
-            for name in group:
+            for name in list[str](group):
                 seen += 1
                 if seen > MAX_OBJECTS:
                     raise DecodeError(f"{source.name}: more than {MAX_OBJECTS} objects")
@@ -71,7 +71,7 @@ def _check_dataset(source: Source, name: str, data: h5py.Dataset) -> None:
                 f"{source.name}: {name!r} is packed with HDF5 filter {code}, which is "
                 "not built in; save it with gzip or without compression"
             )
-    if data.name.endswith("/Metadata") and data.nbytes > MAX_METADATA_BYTES:
+    if name == "Metadata" and data.nbytes > MAX_METADATA_BYTES:
         raise DecodeError(f"{source.name}: {data.nbytes} bytes of metadata in {name!r}")
 
 

@@ -26,6 +26,8 @@ class Page:
     time_s: float | None = None
     """Seconds since the file's first page."""
     magnification: float | None = None
+    binning: float | None = None
+    instrument: str | None = None
     notes: tuple[str, ...] = ()
 
     @property

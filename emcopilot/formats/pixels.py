@@ -1,5 +1,7 @@
 """Whatever a file stores as one image -> a 2-D array of a plain number type."""
 
+from typing import cast
+
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 from numpy.typing import NDArray
@@ -35,7 +37,9 @@ def as_image(stored: Pixels) -> tuple[Pixels, tuple[str, ...]]:
         If the samples are no numbers, or there are more than four a pixel.
     """
     notes: list[str] = []
-    pixels = structured_to_unstructured(stored) if stored.dtype.names else stored
+    pixels = stored
+    if stored.dtype.names:  # red, green, blue as named fields
+        pixels = structured_to_unstructured(cast(NDArray[np.void], stored))
     if pixels.ndim == 3:
         pixels = _one_sample(pixels, notes)
     if pixels.ndim != 2:
@@ -53,7 +57,8 @@ def as_image(stored: Pixels) -> tuple[Pixels, tuple[str, ...]]:
 
 def plain_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:
     """Predict the type that `as_image` gives for a stored sample type."""
-    field = stored[0] if stored.names else stored
+    first = next(iter(stored.fields.values()))[0] if stored.fields else stored
+    field = cast(np.dtype[np.generic], first)
     kind, size = field.kind, field.itemsize
     if kind == "b":
         return np.dtype(np.uint8)
@@ -99,6 +104,6 @@ def _luminance(pixels: Pixels) -> Pixels:
     if pixels.dtype.kind in "iu":
         np.rint(total, out=total)
         # float32 above 2**24 can round past the largest integer: clip before the cast.
-        limits = np.iinfo(pixels.dtype)
+        limits = np.iinfo(pixels.dtype.name)
         return np.clip(total, limits.min, limits.max).astype(pixels.dtype)
     return total

@@ -1,4 +1,4 @@
-"""Gatan dm3 and dm4, EMD, MRC and TVIPS streams, through rosettasciio, lazily.
+"""Gatan dm3 and dm4, EMD and MRC, through rosettasciio, lazily.
 
 Readers by allow-list: rosettasciio also has one (PRZ) that unpickles, which never runs here.
 """
@@ -7,14 +7,12 @@ Readers by allow-list: rosettasciio also has one (PRZ) that unpickles, which nev
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-import os
+import importlib
 import re
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import Protocol, cast
 
 import numpy as np
@@ -31,11 +29,18 @@ _DETECTORS = re.compile(
     re.IGNORECASE,
 )
 _CAMERAS = ("Ceta", "Falcon", "Rio", "OneView", "K2", "K3", "CCD")
+_DM_TAGS = "ImageList/TagGroup0/ImageTags"
+"""Where rosettasciio puts the tags of the image at hand."""
 _MAGNIFICATIONS = (
-    "ImageList/TagGroup0/ImageTags/Microscope Info/Indicated Magnification",
+    f"{_DM_TAGS}/Microscope Info/Indicated Magnification",
     "Optics/NominalMagnification",
     "fei_header/magnification",
-    "tvips_header/magtotal",
+)
+_BINNINGS = (f"{_DM_TAGS}/Acquisition/Parameters/High Level/Binning",)
+_INSTRUMENTS = (
+    f"{_DM_TAGS}/Microscope Info/Name",
+    f"{_DM_TAGS}/Microscope Info/Microscope",
+    "Instrument/InstrumentModel",
 )
 
 
@@ -47,6 +52,18 @@ class _Lazy(Protocol):
 
     def __getitem__(self, index: int) -> "_Lazy": ...
     def compute(self, *, scheduler: str) -> NDArray[np.generic]: ...
+
+
+def preload() -> None:
+    """Import all readers now; a decode worker may not import once it is confined."""
+    for name in (
+        "dask.array",
+        "rsciio.digitalmicrograph",
+        "rsciio.emd._emd_ncem",
+        "rsciio.emd._emd_velox",
+        "rsciio.mrc",
+    ):
+        importlib.import_module(name)
 
 
 def open_dm(source: Source, keep: ExitStack) -> Contents:
@@ -108,24 +125,15 @@ def open_mrc(source: Source, keep: ExitStack) -> Contents:
     if min(nx, ny, nz) < 1:
         raise DecodeError(f"{source.name}: header states {nx}x{ny}x{nz} px")
     # metadata_file=None: rosettasciio would look for neighbours of files called "movie".
-    signals = file_reader(str(source.path), lazy=True, metadata_file=None)
+    signals = file_reader(
+        str(source.path),
+        lazy=True,
+        metadata_file=None,  # pyright: ignore[reportArgumentType]
+    )
     signals[0]["data"] = signals[0]["data"].reshape((nz, ny, nx))
     if struct.unpack("<3i", header[28:40])[1] == 0:  # no grid: rosettasciio says 1 nm
         signals[0]["axes"] = []
     return _contents("MRC", _with_all_axes(signals))
-
-
-def open_tvips(source: Source, keep: ExitStack) -> Contents:
-    """Open the first part of a TVIPS stream."""
-    from rsciio.tvips import file_reader  # noqa: PLC0415
-
-    path = source.path
-    if not re.search(r"_000\.tvips$", path.name, re.IGNORECASE):
-        # The reader wants the camera's own name; a blob on the server has none.
-        folder = Path(keep.enter_context(tempfile.TemporaryDirectory()))
-        path = folder / "stream_000.tvips"
-        os.symlink(source.path.resolve(), path)
-    return _contents("TVIPS stream", file_reader(str(path), lazy=True))
 
 
 def _with_all_axes(signals: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -157,7 +165,7 @@ def _not_an_image(signal: dict[str, object]) -> str:
     axes = cast(list[Tree], signal["axes"])
     scanned = sum(bool(axis.get("navigate")) for axis in axes)
     imaged = len(axes) - scanned
-    tags = _at(signal["original_metadata"], "ImageList/TagGroup0/ImageTags")
+    tags = _at(signal["original_metadata"], _DM_TAGS)
     if isinstance(tags, Mapping) and len(axes) > 2:
         kind = _at(tags, "Meta Data/Format") or _at(tags, "Meta_Data/Format")
         if "spim" in tags or kind == "Spectrum image":
@@ -187,7 +195,9 @@ def _pages(signal: dict[str, object]) -> list[Page]:
             pixel_size_nm=size,
             modality=_modality(signal),
             time_s=None if step is None else index * step,
-            magnification=_magnification(signal),
+            magnification=_number(signal, _MAGNIFICATIONS),
+            binning=_number(signal, _BINNINGS),
+            instrument=_text(signal, _INSTRUMENTS),
             notes=(problem,) if problem else (),
         )
         for index in range(count)
@@ -222,17 +232,26 @@ def _modality(signal: dict[str, object]) -> str | None:
         return named[1] if named[1].startswith(("i", "d")) else named[1].upper()
     mode = _at(
         signal["original_metadata"],
-        "ImageList/TagGroup0/ImageTags/Microscope Info/Illumination Mode",
+        f"{_DM_TAGS}/Microscope Info/Illumination Mode",
     )
     text = str(mode or "").upper()
     return "STEM" if "STEM" in text else "TEM" if "TEM" in text else None
 
 
-def _magnification(signal: dict[str, object]) -> float | None:
-    for path in _MAGNIFICATIONS:
-        number = as_float(_at(signal["original_metadata"], path))
+def _number(signal: dict[str, object], paths: tuple[str, ...]) -> float | None:
+    for path in paths:
+        found = _at(signal["original_metadata"], path)
+        number = as_float(found[0] if isinstance(found, tuple | list) else found)
         if number and number > 0:
             return number
+    return None
+
+
+def _text(signal: dict[str, object], paths: tuple[str, ...]) -> str | None:
+    for path in paths:
+        found = _at(signal["original_metadata"], path)
+        if isinstance(found, str) and found.strip():
+            return found.strip()
     return None
 
 

@@ -9,6 +9,7 @@ import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -70,27 +71,29 @@ def open_ser(source: Source, keep: ExitStack) -> Contents:
 
 def open_emi(source: Source, keep: ExitStack) -> Contents:
     """Open all series that an .emi header belongs to, in their order."""
-    beside = sorted(
-        (int(match[1]), path)
-        for path in source.path.parent.iterdir()
-        if source.path.suffix
-        and (
-            match := re.fullmatch(
-                re.escape(source.path.stem) + r"_(\d+)\.ser", path.name, re.IGNORECASE
-            )
-        )
-    )
+    # A blob on the server has no extension, and its folder no series: it is not searched.
+    beside = _series_beside(source.path) if source.path.suffix else []
     if not beside:
         raise RefusedError(EMI_ALONE)
     pages: list[Page] = []
     skipped: list[str] = []
-    for _, path in beside:
+    for path in beside:
         series = Source(path, path.name, path.stat().st_size)
         try:
             pages.extend(open_ser(series, keep).pages)
         except RefusedError as error:
             skipped.append(str(error))
     return Contents("TIA header", pages, tuple(skipped))
+
+
+def _series_beside(path: Path) -> list[Path]:
+    pattern = re.compile(re.escape(path.stem) + r"_(\d+)\.ser", re.IGNORECASE)
+    numbered = [
+        (int(match[1]), beside)
+        for beside in path.parent.iterdir()
+        if (match := pattern.fullmatch(beside.name))
+    ]
+    return [beside for _, beside in sorted(numbered)]
 
 
 def _read_header(file: BinaryIO, source: Source) -> _Series:
