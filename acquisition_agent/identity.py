@@ -54,6 +54,15 @@ def new_key_pair() -> tuple[str, str]:
     return public.decode(), secret.decode()
 
 
+def identify(
+    socket: zmq.Socket[bytes], server_key: str, public_key: str, secret_key: str
+) -> None:
+    """Let a socket speak with these keys, and with the holder of `server_key` only."""
+    socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, public_key.encode())
+    socket.setsockopt(zmq.CURVE_SECRETKEY, secret_key.encode())
+
+
 def load_identity(path: Path) -> Identity:
     """Read an identity file.
 

@@ -19,7 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from acquisition_agent import stream_machine as machine
 from acquisition_agent.config import StreamSettings
-from acquisition_agent.identity import Identity
+from acquisition_agent.identity import Identity, identify
 from acquisition_agent.journal import Journal, SealedFile
 from acquisition_agent.stream_machine import StreamMachine
 from acquisition_agent.windows import open_shared
@@ -351,8 +351,8 @@ class Stream:
                 continue
             text = _TROUBLES[event].format(url=self._server_url)
             is_news = text != self._machine.trouble
-            # A refused handshake is followed by "disconnected": keep the better reason.
-            if event in _FAILED or self._machine.trouble is None:
+            # A refused handshake ends in "disconnected", too: keep the better reason.
+            if event != zmq.EVENT_DISCONNECTED or self._machine.trouble is None:
                 if is_news:
                     log.warning("not connected: %s", text)
                 self._perform(machine.Troubled(text))
@@ -376,11 +376,6 @@ _TROUBLES: dict[int, str] = {
     zmq.EVENT_DISCONNECTED: "the connection to {url} is cut; it is being made anew",
     zmq.EVENT_CLOSED: _ABSENT,
 }
-_FAILED = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
-)
 _MONITORED = sum(_TROUBLES) | zmq.EVENT_HANDSHAKE_SUCCEEDED  # each event is one bit
 
 
@@ -405,9 +400,7 @@ def _dealer(
     context: zmq.Context[zmq.Socket[bytes]], identity: Identity
 ) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.CURVE_SERVERKEY, identity.server_key.encode())
-    socket.setsockopt(zmq.CURVE_PUBLICKEY, identity.public_key.encode())
-    socket.setsockopt(zmq.CURVE_SECRETKEY, identity.secret_key.encode())
+    identify(socket, identity.server_key, identity.public_key, identity.secret_key)
     socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a server that is away
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 4)  # messages of 1 MiB: on a slow link these wait

@@ -344,7 +344,7 @@ class IngestMachine:
             step = min(rest, credit)
             if rest == 0 or not self._fits(part, peer):
                 continue
-            if step < min(rest, wire.CHUNK_BYTES):
+            if step < min(rest, wire.CHUNK_BYTES, self._settings.window_bytes):
                 break  # grants of a few bytes would make messages of a few bytes
             part.upto += step
             credit -= step

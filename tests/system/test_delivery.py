@@ -10,20 +10,18 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-import zmq
 
 from acquisition_agent.config import StreamSettings
-from acquisition_agent.identity import Identity, load_identity
+from acquisition_agent.identity import Identity
 from acquisition_agent.journal import Journal, Place
 from acquisition_agent.stream import Stream
 from acquisition_agent.waiting import digest, look_at
-from emcopilot.errors import ConfigError
 from gpu_server.config import IngestSettings
 from gpu_server.enrol_desk import enrol_locally
 from gpu_server.ingest import Ingest
 from gpu_server.keys import server_keys
 from gpu_server.store import Store
-from gpu_server.tables import agents, files, frames, gone
+from gpu_server.tables import files, frames
 
 PATIENCE_S = 15.0
 
