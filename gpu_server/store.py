@@ -171,7 +171,7 @@ class Store:
 
     # Frames being processed
 
-    def lease_frame(self, lease_s: float = 60.0) -> LeasedFrame | None:
+    def lease_frame(self, lease_s: float = 300.0) -> LeasedFrame | None:
         """Take the newest waiting frame; the attempt is committed before this returns."""
         with self.database.write() as connection:
             return leases.lease(

@@ -248,6 +248,15 @@ web_sessions = Table(
     Column("expires_at", Float, nullable=False),
 )
 
+login_codes = Table(
+    "login_codes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("token_id", ForeignKey("tokens.id"), nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
 enrol_codes = Table(
     "enrol_codes",
     metadata,

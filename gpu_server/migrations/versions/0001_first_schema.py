@@ -83,6 +83,18 @@ def upgrade() -> None:
         ),
     )
     op.create_table(
+        "login_codes",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("token_id", sa.Integer(), nullable=False),
+        sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["token_id"], ["tokens.id"], name=op.f("fk_login_codes_token_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_login_codes")),
+        sa.UniqueConstraint("sha256", name=op.f("uq_login_codes_sha256")),
+    )
+    op.create_table(
         "sessions",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("agent_id", sa.Integer(), nullable=False),
