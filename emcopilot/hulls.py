@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emcopilot.runs import FloatArray, IntArray, Runs
+from emcopilot.runs import FloatArray, IntArray, Runs, boxes_of
 
 _STRIDES = (32, 8, 2, 1)
 """Far neighbours first: one of them sweeps away what near ones peel off point by point."""
@@ -70,7 +70,7 @@ class Hulls:
 
     def _after(self) -> IntArray:
         """Index of the next corner around the same hull."""
-        after = np.arange(1, len(self.y) + 1)
+        after = np.arange(len(self.y)) + 1
         after[self.start[1:] - 1] = self.start[:-1]
         return after
 
@@ -81,7 +81,7 @@ class Hulls:
         edges = np.flatnonzero(np.diff(batch)) + 1
         for labels in np.split(np.arange(len(corners)), edges):
             owner = np.repeat(labels, corners[labels])
-            each = np.arange(self.start[labels[0]], self.start[labels[-1] + 1])
+            each = np.arange(int(corners[labels].sum())) + self.start[labels[0]]
             fan = corners[owner]
             first_pair = np.cumsum(fan) - fan
             within = np.arange(int(fan.sum())) - np.repeat(first_pair, fan)
@@ -116,10 +116,8 @@ def _half_rows(
 ) -> tuple[IntArray, FloatArray, FloatArray, FloatArray]:
     """Give (label - 1, y, least x, greatest x) of every half row of every label."""
     label = runs.label - 1
-    top = np.full(count, np.iinfo(np.intp).max)
-    bottom = np.full(count, -1)
-    np.minimum.at(top, label, runs.row)
-    np.maximum.at(bottom, label, runs.row)
+    boxes = boxes_of(runs, count)
+    top, bottom = boxes.top, boxes.bottom
     size = 2 * (bottom - top) + 3
     start = np.cumsum(size) - size
     least, greatest = (

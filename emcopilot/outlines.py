@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emcopilot.labels import Labels
-from emcopilot.runs import FloatArray, IntArray
+from emcopilot.runs import FloatArray, IntArray, Labels
 
 UNITS_PER_PX = 8
 """Outline points are whole eighths of a pixel: finer than a screen shows, two bytes."""
@@ -87,9 +86,9 @@ def outlines(labels: Labels, scale: float = 1.0) -> Outlines:
     length = np.add.reduceat(kept.astype(np.intp), start[:-1])
     offsets = np.zeros(count + 1, np.uint32)
     offsets[owner] = length
-    corners = np.rint(shown[kept] * UNITS_PER_PX)
-    drawn = np.stack((corners.real, corners.imag), axis=1).astype(np.int16)
-    return Outlines(np.cumsum(offsets, dtype=np.uint32), drawn)
+    drawn = np.stack((shown[kept].real, shown[kept].imag), axis=1)
+    points_8th = np.rint(drawn * UNITS_PER_PX).astype(np.int16)
+    return Outlines(np.cumsum(offsets, dtype=np.uint32), points_8th)
 
 
 def _traced(labels: Labels) -> tuple[IntArray, Points, IntArray]:
@@ -133,7 +132,8 @@ def _successors(flat: Labels, width: int, cracks: IntArray) -> IntArray:
     blocked = onward & (flat[pixel + ahead + outward] == label)
     next_pixel = pixel + onward * ahead + blocked * outward
     next_side = (side + np.where(blocked, -1, np.where(onward, 0, 1))) % 4
-    return np.searchsorted(cracks, 4 * next_pixel + next_side)
+    following: IntArray = 4 * next_pixel + next_side
+    return np.searchsorted(cracks, following)
 
 
 def _cycles(successors: IntArray) -> tuple[IntArray, IntArray]:
@@ -164,7 +164,7 @@ def _largest(
     best = order[np.append(np.diff(owner[order]) > 0, True)]
     length = np.diff(start)[best]
     kept = np.append(0, np.cumsum(length))
-    within = np.arange(kept[-1]) - np.repeat(kept[:-1], length)
+    within = np.arange(int(kept[-1])) - np.repeat(kept[:-1], length)
     return owner[best], points[np.repeat(start[best], length) + within], kept
 
 
@@ -206,6 +206,6 @@ def _off_chord(points: Points, begin: Points, end: Points) -> FloatArray:
 
 def _after(start: IntArray) -> IntArray:
     """Index of the next point around the same cycle."""
-    after = np.arange(1, int(start[-1]) + 1)
+    after = np.arange(int(start[-1])) + 1
     after[start[1:] - 1] = start[:-1]
     return after

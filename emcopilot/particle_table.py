@@ -5,7 +5,7 @@ import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +134,7 @@ def _packed(name: str, column: NDArray[np.generic]) -> NDArray[np.generic]:
     return np.ascontiguousarray(column, dtype=_DTYPES.get(name, _FLOAT))
 
 
-def _unpacked(blob: bytes) -> dict[str, NDArray[np.generic]]:
+def _unpacked(blob: bytes) -> dict[str, Any]:
     wanted = [[f.name, _DTYPES.get(f.name, _FLOAT)] for f in fields(ParticleTable)]
     try:
         magic, version, size, count = _HEAD.unpack_from(blob)
@@ -150,7 +150,7 @@ def _unpacked(blob: bytes) -> dict[str, NDArray[np.generic]]:
     promised = offset + count * sum(np.dtype(kind).itemsize for _, kind in wanted)
     if len(blob) != promised:
         raise StoreError(f"particle table holds {len(blob)} bytes, expected {promised}")
-    columns: dict[str, NDArray[np.generic]] = {}
+    columns: dict[str, Any] = {}
     for name, kind in wanted:
         columns[name] = np.frombuffer(blob, kind, count, offset)
         offset += columns[name].nbytes

@@ -6,6 +6,7 @@ once; no Python loop visits a particle.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,17 @@ def measure_particles(
         raise ValueError(
             f"labels must be 1..{count} without gaps; {missing} is missing"
         )
-    return _table(labels, pixels, pixel_size_nm, probability, runs, moments)
+    position = _positions(runs, labels.shape[1])
+    confidence = (
+        np.full(count, np.nan)
+        if probability is None
+        else _means(runs, moments, probability, position) / 255.0
+    )
+    return replace(
+        _shapes(labels, runs, moments, pixel_size_nm),
+        mean_intensity=_means(runs, moments, pixels, position),
+        confidence=confidence,
+    )
 
 
 def _check(
@@ -85,14 +96,13 @@ def _check(
         )
 
 
-def _table(
+def _shapes(
     labels: Labels,
-    pixels: NDArray[np.generic],
-    pixel_size_nm: tuple[float, float] | None,
-    probability: NDArray[np.uint8] | None,
     runs: Runs,
     moments: Moments,
+    pixel_size_nm: tuple[float, float] | None,
 ) -> ParticleTable:
+    """Fill all columns that geometry alone decides."""
     count = len(moments.area)
     # Shapes are measured on the specimen's grid; without a scale, pixels are square.
     pitch = pixel_size_nm or (1.0, 1.0)
@@ -102,7 +112,6 @@ def _table(
     feret_max, feret_min = hulls.feret_diameters()
     perimeter = _perimeters(labels, count, pitch)
     major, minor = _axes(moments, pitch)
-    position = _positions(runs, labels.shape[1])
     return ParticleTable(
         label=np.arange(1, count + 1, dtype=np.int32),
         centroid_y_px=moments.y,
@@ -118,13 +127,9 @@ def _table(
         solidity=np.minimum(area / hulls.areas(), 1.0),
         circularity=np.minimum(4.0 * np.pi * area / perimeter**2, 1.0),
         aspect_ratio=major / minor,
-        mean_intensity=_means(runs, moments, pixels, position),
+        mean_intensity=np.full(count, np.nan),
         touches_border=_touching(runs, count, labels.shape),
-        confidence=(
-            np.full(count, np.nan)
-            if probability is None
-            else _means(runs, moments, probability, position) / 255.0
-        ),
+        confidence=np.full(count, np.nan),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import special  # pyright: ignore[reportMissingTypeStubs]
 
 FloatArray = NDArray[np.float64]
 Unit = Literal["nm", "px"]
@@ -194,10 +194,9 @@ def _percentiles(sizes: FloatArray, weights: FloatArray) -> tuple[float, float, 
     """Give the 10, 50 and 90 % points of sorted `sizes`, each weighing `weights`."""
     # The middle of each particle's own share, so that one particle is its own median.
     reached = np.cumsum(weights) - weights / 2.0
-    low, middle, high = np.interp(
-        np.array((0.1, 0.5, 0.9)) * weights.sum(), reached, sizes
-    )
-    return float(low), float(middle), float(high)
+    shares = np.array((0.1, 0.5, 0.9)) * weights.sum()
+    points: FloatArray = np.interp(shares, reached, sizes)
+    return float(points[0]), float(points[1]), float(points[2])
 
 
 def _histogram(sizes: FloatArray, bins: int | FloatArray | None) -> Histogram:

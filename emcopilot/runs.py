@@ -16,12 +16,12 @@ Labels = NDArray[np.int32]
 class Runs:
     """The pixels of every label as runs along the rows, in raster order."""
 
-    label: NDArray[np.intp]
+    label: IntArray
     """Shape (R,); the label of each run."""
-    row: NDArray[np.intp]
-    first: NDArray[np.intp]
+    row: IntArray
+    first: IntArray
     """Column of the run's first pixel."""
-    last: NDArray[np.intp]
+    last: IntArray
     """Column of the run's last pixel, inclusive."""
 
     @property
@@ -43,6 +43,24 @@ class Moments:
     xy: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """The rows and columns that each label reaches, inclusive; index 0 is label 1."""
+
+    top: IntArray
+    bottom: IntArray
+    left: IntArray
+    right: IntArray
+
+    def slices(self, label: int) -> tuple[slice, slice]:
+        """Give the label's box as an index into its frame."""
+        i = label - 1
+        return (
+            slice(int(self.top[i]), int(self.bottom[i]) + 1),
+            slice(int(self.left[i]), int(self.right[i]) + 1),
+        )
+
+
 def runs_of(labels: Labels) -> Runs:
     """Cut `labels`, shape (H, W), into runs of equal label; background is left out."""
     height, width = labels.shape
@@ -59,6 +77,18 @@ def runs_of(labels: Labels) -> Runs:
     return Runs(flat[starts].astype(np.intp), row, first, ends - row * (width + 1))
 
 
+def boxes_of(runs: Runs, count: int) -> Boxes:
+    """Find the bounding boxes of labels 1..`count`."""
+    top, left = np.full((2, count), np.iinfo(np.intp).max)
+    bottom, right = np.full((2, count), -1)
+    index = runs.label - 1
+    np.minimum.at(top, index, runs.row)
+    np.maximum.at(bottom, index, runs.row)
+    np.minimum.at(left, index, runs.first)
+    np.maximum.at(right, index, runs.last)
+    return Boxes(top, bottom, left, right)
+
+
 def moments_of(runs: Runs, count: int) -> Moments:
     """Sum the runs of labels 1..`count` to areas, centres and variances.
 
@@ -71,7 +101,9 @@ def moments_of(runs: Runs, count: int) -> Moments:
     middle = (runs.first + runs.last) / 2.0
 
     def total(weights: FloatArray) -> FloatArray:
-        return np.bincount(runs.label, weights, minlength=count + 1)[1:]
+        return np.bincount(runs.label, weights, minlength=count + 1)[1:].astype(
+            np.float64
+        )
 
     area = np.maximum(total(n), 1.0)
     y, x = total(n * runs.row) / area, total(n * middle) / area
