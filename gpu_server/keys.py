@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import zmq
+from pydantic import Field
 from zmq.utils import z85
 
 from emcopilot.config import Settings
@@ -30,10 +31,7 @@ class ServerKeys(Settings):
     """The server's CURVE key pair, z85."""
 
     public: str
-    secret: str
-
-    def __repr__(self) -> str:
-        return f"ServerKeys(public={self.public!r})"
+    secret: str = Field(repr=False)
 
 
 def server_keys(data_dir: Path) -> ServerKeys:
