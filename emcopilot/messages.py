@@ -306,6 +306,21 @@ class Stats(Payload):
     last_event: int
 
 
+class Health(Payload):
+    """The process is up."""
+
+    status: Literal["up"]
+    version: str
+
+
+class Readiness(Payload):
+    """Whether frames can be taken, processed and stored."""
+
+    ready: bool
+    parts: dict[str, str]
+    """Part of the server -> "ok", or why it is not."""
+
+
 class Event(Payload):
     """One thing that happened, with the id to resume from."""
 

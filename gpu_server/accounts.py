@@ -20,6 +20,7 @@ from gpu_server.tables import (
 
 _LATENCY_FRAMES = 200
 """Latency figures describe now, not last week."""
+_NAMES = sa.select(agents.c.id, agents.c.name)
 _GONE_KINDS = ("vanished", "changed", "unreadable", "rejected")
 
 
@@ -83,6 +84,11 @@ def agent_rows(connection: sa.Connection) -> list[sa.Row]:
     """Return the agents that are or were enrolled; uploads over REST are none."""
     enrolled = sa.select(agents).where(agents.c.public_key.is_not(None))
     return list(connection.execute(enrolled.order_by(agents.c.id)))
+
+
+def agent_names(connection: sa.Connection) -> dict[int, str]:
+    """Return every agent's name by its id, the uploads' too."""
+    return {row.id: row.name for row in connection.execute(_NAMES)}
 
 
 def queue_account(connection: sa.Connection) -> QueueAccount:

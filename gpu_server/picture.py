@@ -105,10 +105,9 @@ def png(shown: NDArray[np.uint8]) -> bytes:
 def overlay(
     shown: Picture,
     polygons: Iterable[NDArray[np.floating]],
-    flags: NDArray[np.uint8],
     *,
-    border: int,
-    rejected: int,
+    touches_border: NDArray[np.bool_],
+    rejected: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
     """Draw outlines over a picture.
 
@@ -118,8 +117,8 @@ def overlay(
     polygons : arrays, shape (K, 2)
         Closed outlines as (x, y) in px of `shown`, one a particle; (0, 0) is the centre of
         the top left pixel, for the pen as for the outlines.
-    flags : uint8 array, shape (P,)
-        Bit sets `border` (drawn grey) and `rejected` (drawn red), one a particle.
+    touches_border, rejected : bool arrays, shape (P,)
+        Drawn grey and red; what counts is cyan.
 
     Returns
     -------
@@ -127,14 +126,9 @@ def overlay(
     """
     image = Image.fromarray(shown).convert("RGB")
     pen = ImageDraw.Draw(image)
-    for outline, flag in zip(polygons, flags, strict=True):
-        if len(outline) < 2:
-            continue
-        colour = _OUTLINE_RGB
-        if flag & border:
-            colour = _BORDER_RGB
-        if flag & rejected:
-            colour = _REJECTED_RGB
+    for outline, is_cut, is_out in zip(polygons, touches_border, rejected, strict=True):
+        colour = _BORDER_RGB if is_cut else _OUTLINE_RGB
         corners = [(float(x), float(y)) for x, y in outline]
-        pen.line([*corners, corners[0]], fill=colour, width=1)
+        if len(corners) > 1:
+            pen.line([*corners, corners[0]], fill=_REJECTED_RGB if is_out else colour)
     return np.asarray(image)
