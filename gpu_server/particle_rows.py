@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from emcopilot.errors import StoreError
 from emcopilot.label_image import decode_labels
 from emcopilot.messages import PARTICLE_COLUMNS
-from emcopilot.particles import ParticleTable, measure_particles
+from emcopilot.particle_table import ParticleTable
+from emcopilot.particles import measure_particles
 from gpu_server.queries import StoredFrame
 from gpu_server.tables import result_blobs
 
