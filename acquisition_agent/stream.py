@@ -234,8 +234,7 @@ class Stream:
                 headers.append(_header(file))
             except ValidationError as error:
                 reason = error.errors(include_url=False)[0]["msg"]
-                log.warning("file rejected name=%r error=%s", file.source_key, reason)
-                self._journal.mark_gone(file.seq, file.rev, "rejected")
+                self._reject((file.seq, file.rev), reason)
                 continue
             self._files[file.seq, file.rev] = file
         if headers:
@@ -338,7 +337,12 @@ class Stream:
                     self._journal.look_again(*item)
             case "rejected":
                 for item in action.items:
-                    self._journal.mark_gone(*item, "rejected")
+                    self._reject(item, action.reason)
+
+    def _reject(self, item: Item, reason: str | None) -> None:
+        log.warning("file rejected seq=%d reason=%s", item[0], reason)
+        self._journal.note(item[0], reason)
+        self._journal.mark_gone(*item, "rejected")
 
     # The connection --------------------------------------------------------------
 

@@ -119,6 +119,8 @@ class Settle:
 
     outcome: Literal["stored", "told", "doubtful", "rejected"]
     items: Sequence[Item]
+    reason: str | None = None
+    """Why the server rejects them."""
 
 
 Action = Send | SendChunk | Reconnect | Forget | Settle
@@ -295,8 +297,7 @@ class StreamMachine:
         if refused.seq is not None and refused.rev is not None:
             item = (refused.seq, refused.rev)
             self._flight.pop(item, None)
-            self.notice = refused.reason
-            return [Settle("rejected", [item])]
+            return [Settle("rejected", [item], refused.reason)]
         self.trouble = refused.reason
         self.is_open, self.is_refused = False, True
         self._said_hello_at = now

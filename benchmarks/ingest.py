@@ -20,9 +20,9 @@ from pathlib import Path
 import psutil
 
 from acquisition_agent.config import StreamSettings
-from acquisition_agent.waiting import digest, look_at
 from acquisition_agent.journal import Journal, Place
 from acquisition_agent.stream import Stream
+from acquisition_agent.waiting import digest, look_at
 from gpu_server.config import IngestSettings
 from gpu_server.enrol_desk import enrol_locally
 from gpu_server.ingest import Ingest

@@ -8,6 +8,7 @@ end, byte for byte and once; and no file is ever called stored that is not.
 import hashlib
 import random
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
@@ -243,8 +244,12 @@ def test_the_simulation_catches_a_server_that_says_stored_too_soon(
 ) -> None:
     monkeypatch.setitem(globals(), "IngestMachine", HastyMachine)
     with pytest.raises((AssertionError, KeyError)):
-        for seed in range(8):
-            live_through(World(seed, badness=0.2))
+        live_through_all(range(8))
+
+
+def live_through_all(seeds: Iterable[int]) -> None:
+    for seed in seeds:
+        live_through(World(seed, badness=0.2))
 
 
 def live_through(world: World) -> None:
