@@ -223,8 +223,13 @@ def _only_images(contents: Contents, source: Source) -> Contents:
             )
         else:
             images.append(page)
+    if not contents.pages and not skipped:
+        raise DecodeError(
+            f"{source.name} holds no image at all: it is cut short or damaged; copy it "
+            "again, or save it again from the camera software"
+        )
     if not images:
-        what = "; ".join(skipped) or "nothing"
+        what = "; ".join(skipped[:5])
         raise RefusedError(
             f"{source.name} holds no 2-D image: {what}. EMcopilot segments images; "
             "export the survey image to a file of its own"

@@ -149,7 +149,7 @@ class Desk:
         return self._file
 
 
-def main() -> None:
+def main(desk_type: type[Desk] = Desk) -> None:
     """Confine this process, say that it is ready, and work until stdin closes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--pixels", required=True)
@@ -164,7 +164,7 @@ def main() -> None:
     _limit_resources()
     sys.addaudithook(confinement.watch)
     _answer(answers, {"kind": READY})
-    desk = Desk(pixels)
+    desk = desk_type(pixels)
     for line in sys.stdin.buffer:
         request = cast(Request, json.loads(line))
         path = Path(str(request["path"]))

@@ -4,8 +4,8 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-import warnings
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import numpy as np
@@ -25,10 +25,7 @@ _STORED = {
 
 def open_picture(source: Source, keep: ExitStack) -> Contents:
     """Open a PNG or JPEG; its header is read, its pixels only on demand."""
-    with warnings.catch_warnings():
-        # Pillow only warns of a bomb below twice its limit; our own limits are checked
-        # against the header before any pixel is decoded.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with _without_pillows_limit():
         image = keep.enter_context(Image.open(source.path, formats=("PNG", "JPEG")))
     dtype, samples = _STORED[image.mode]
     shape = (image.height, image.width)
@@ -40,6 +37,20 @@ def open_picture(source: Source, keep: ExitStack) -> Contents:
         notes=notes,
     )
     return Contents(image.format or "PNG", [page])
+
+
+@contextmanager
+def _without_pillows_limit() -> Generator[None]:
+    """Leave the size to the limits of `decode`: they look at the header, too.
+
+    Pillow's own limit is below 16384 x 16384 px, and its message names no way out.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _read(image: Image.Image) -> NDArray[np.generic]:
