@@ -137,12 +137,15 @@ class Journal:
         )
         return Known(*rows[0]) if rows else None
 
-    def where(self, seq: int) -> tuple[Place, Known]:
+    def where(self, seq: int) -> tuple[Place, Path, Known]:
         """Return where a file lies and what is known of it."""
-        (root, relative, *rest), *_ = self._read(
-            f"SELECT root, relative, {_KNOWN} FROM files WHERE seq = ?", (seq,)
+        ((root, relative, path, *rest),) = self._read(
+            f"SELECT root, relative, path, {_KNOWN} FROM files"
+            " JOIN roots ON label = root WHERE seq = ?",
+            (seq,),
         )
-        return Place(root, os.fsdecode(relative)), Known(*rest)
+        place = Place(root, os.fsdecode(relative))
+        return place, Path(os.fsdecode(path), place.relative), Known(*rest)
 
     def same_file(self, look: Look) -> int | None:
         """Find the file that carries this id, size and time, under whatever name."""
@@ -324,8 +327,8 @@ class Journal:
     def problems(self, limit: int = 100) -> list[Problem]:
         """Return files that wait for a reason or were given up, newest first."""
         rows = self._read(
-            "SELECT source_key, CASE WHEN state = 'seen' THEN note ELSE state END"
-            " FROM files WHERE state IN ('vanished', 'unreadable', 'rejected')"
+            "SELECT source_key, CASE state WHEN 'seen' THEN note WHEN 'rejected'"
+            " THEN 'rejected' || ifnull(': ' || note, '') ELSE state END FROM files WHERE state IN ('vanished', 'unreadable', 'rejected')"
             " OR (state = 'seen' AND note IS NOT NULL) ORDER BY seq DESC LIMIT ?",
             (limit,),
         )
