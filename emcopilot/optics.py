@@ -259,7 +259,8 @@ def _random_depth(optics: Optics, mode: Mode, rng: np.random.Generator) -> Optic
     bits: Literal[8, 16] = 8 if rng.random() < 0.5 else 16
     full = 255 if bits == 8 else _log_uniform(rng, 1000, 65000)
     bright = 1.0 if mode == "bf" else 0.5 + optics.particle_contrast
-    headroom = rng.uniform(0.7, 2.0)
+    # In bright field it is vacuum that saturates, and a faint particle would go with it.
+    headroom = rng.uniform(0.95 if mode == "bf" else 0.7, 2.0)
     return replace(
         optics,
         gain=full / (bright * optics.dose * headroom),
