@@ -97,12 +97,17 @@ class StreamSettings(Settings):
         return f"tcp://{host}:{port}"
 
 
+def default_journal() -> Path:
+    """Return where the journal lies unless told otherwise: on the local disk."""
+    return data_dir() / "agent" / "journal.db"
+
+
 class AgentSettings(Settings):
     """Everything a person can set on the microscope PC."""
 
     watch: Annotated[tuple[WatchFolder, ...], Field(min_length=1)]
     stream: StreamSettings = StreamSettings()
-    journal: Path = Field(default_factory=lambda: data_dir() / "agent" / "journal.db")
+    journal: Path = Field(default_factory=default_journal)
     """On a local disk, never on a share and never inside a watched folder."""
     identity: Path | None = None
     """The key file that `emcopilot enroll` made; None: where it puts it."""

@@ -105,7 +105,7 @@ class Journal:
         with self._write() as db:
             db.executemany(
                 "INSERT INTO roots (label, path) VALUES (?, ?)"
-                " ON CONFLICT (label) DO UPDATE SET path = excluded.path",
+                " ON CONFLICT (label) DO UPDATE SET path = excluded.path, trouble = NULL",
                 rows,
             )
 
@@ -120,6 +120,11 @@ class Journal:
             db.execute(
                 "UPDATE roots SET folder_id = ? WHERE label = ?", (folder_id, root)
             )
+
+    def set_trouble(self, root: str, trouble: str | None) -> None:
+        """Write down what is wrong with a whole watched folder, or that it is well."""
+        with self._write() as db:
+            db.execute("UPDATE roots SET trouble = ? WHERE label = ?", (trouble, root))
 
     def folder(self, root: str, folder: str) -> dict[str, Known]:
         """Return what is known of one folder, by the compared form of the names."""
@@ -325,10 +330,12 @@ class Journal:
         )
 
     def problems(self, limit: int = 100) -> list[Problem]:
-        """Return files that wait for a reason or were given up, newest first."""
-        rows = self._read(
+        """Return folders that are unwell, then files that wait or were given up."""
+        rows = self._read("SELECT label, trouble FROM roots WHERE trouble IS NOT NULL")
+        rows += self._read(
             "SELECT source_key, CASE state WHEN 'seen' THEN note WHEN 'rejected'"
-            " THEN 'rejected' || ifnull(': ' || note, '') ELSE state END FROM files WHERE state IN ('vanished', 'unreadable', 'rejected')"
+            " THEN 'rejected' || ifnull(': ' || note, '') ELSE state END"
+            " FROM files WHERE state IN ('vanished', 'unreadable', 'rejected')"
             " OR (state = 'seen' AND note IS NOT NULL) ORDER BY seq DESC LIMIT ?",
             (limit,),
         )

@@ -81,7 +81,7 @@ def give_up(db: sqlite3.Connection, item: Item, reason: str) -> None:
     )
     state = "seen" if reason == "changed" else reason
     db.execute(
-        "UPDATE files SET state = ?, rev = max(rev, ?), note = NULL"
+        "UPDATE files SET state = ?, rev = max(rev, ?)"
         " WHERE seq = ? AND rev <= ? AND stored_rev < ?",
         (state, rev, seq, rev, rev),
     )
@@ -94,6 +94,7 @@ def lose(db: sqlite3.Connection, seq: int) -> None:
     ).fetchone()
     if state == "seen" and rev in (0, stored_rev):
         rev += 1  # bytes that never got a number: they are the next revision
+    db.execute("UPDATE files SET note = NULL WHERE seq = ?", (seq,))
     give_up(db, (seq, rev), "vanished")
 
 

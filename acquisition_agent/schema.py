@@ -13,7 +13,7 @@ _VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE roots (label TEXT PRIMARY KEY, path BLOB NOT NULL, folder_id TEXT)
+CREATE TABLE roots (label TEXT PRIMARY KEY, path BLOB NOT NULL, folder_id TEXT, trouble TEXT)
     WITHOUT ROWID;
 
 -- Names on disk are bytes: on Linux a file name need not be text.

@@ -2,8 +2,8 @@
 
 new name ──look──> candidate ──same look for `still_s`, or probe "complete"──> SEAL
                        ^  │
-    size or time moved └──┘         probe "incomplete" or size 0 blocks; after
-                                    `stalled_after_s` that is shown: STALLED
+    size or time moved └──┘      probe "incomplete" or size 0 blocks; after
+                                 `stalled_after_s` the operator is told why
 
 Time is the agent's monotonic clock, handed in: the clock of a share may be days off,
 so a file's own times are compared with each other and never with now.
@@ -37,7 +37,6 @@ class Decision(StrEnum):
     PROBE = "probe"
     SEAL = "seal"
     WAIT = "wait"
-    STALLED = "stalled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Patience:
     """For a file that changed after it was sealed: a stack that grows page by page is
     complete after every page, and must not become one revision for each."""
     stalled_after_s: float = 60.0
-    """An unfinished file that has not moved for so long is shown to the operator."""
+    """A file that is still not finished after so long is shown to the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +82,37 @@ def probed(candidate: Candidate, verdict: Verdict) -> Candidate:
 
 
 def decide(candidate: Candidate, now_s: float, patience: Patience) -> Decision:
-    """Say what the candidate needs: a probe, the seal, more time, or attention."""
-    still_s = now_s - candidate.still_since_s
-    is_late = still_s >= patience.stalled_after_s
-    waiting = Decision.STALLED if is_late else Decision.WAIT
-    if candidate.look.size == 0:
-        return waiting
+    """Say what the candidate needs: a probe, the seal, or more time."""
+    if candidate.look.size == 0 or candidate.verdict is Verdict.INCOMPLETE:
+        return Decision.WAIT
     if candidate.verdict is None:
         return Decision.PROBE
-    if candidate.verdict is Verdict.INCOMPLETE:
-        return waiting
+    is_due = now_s >= candidate.still_since_s + _needed_s(candidate, patience)
+    return Decision.SEAL if is_due else Decision.WAIT
+
+
+def next_look_s(candidate: Candidate, now_s: float, patience: Patience) -> float:
+    """Return when to look next: the longer a file holds still, the more rarely."""
+    pause_s = min(max((now_s - candidate.still_since_s) / 10, 0.1), 10.0)
+    if candidate.verdict in (Verdict.COMPLETE, Verdict.UNKNOWN):
+        due_s = candidate.still_since_s + _needed_s(candidate, patience)
+        return min(now_s + pause_s, max(due_s, now_s))
+    return now_s + pause_s
+
+
+def explain(candidate: Candidate, now_s: float, patience: Patience) -> str | None:
+    """Say in the operator's words why a file waits, once it has waited too long."""
+    if now_s - candidate.first_seen_s < patience.stalled_after_s:
+        return None
+    if now_s - candidate.still_since_s < patience.stalled_after_s:
+        return "still growing"
+    if candidate.look.size == 0:
+        return "empty: nothing was written into it"
+    return "not complete and no longer growing: was its writer stopped?"
+
+
+def _needed_s(candidate: Candidate, patience: Patience) -> float:
     needed_s = 0.0 if candidate.verdict is Verdict.COMPLETE else patience.still_s
     if candidate.is_revision:
-        needed_s = max(needed_s, patience.revision_still_s)
-    return Decision.SEAL if still_s >= needed_s else Decision.WAIT
+        return max(needed_s, patience.revision_still_s)
+    return needed_s

@@ -9,8 +9,8 @@ import errno
 import os
 import sys
 import unicodedata
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 _SHARING_VIOLATION = 32
 _LOCK_VIOLATION = 33
@@ -74,11 +74,11 @@ def is_away(error: OSError) -> bool:
     return error.errno in _AWAY
 
 
-def open_shared(path: Path) -> BinaryIO:
+def open_shared(path: Path) -> FileIO:
     """Open a file for reading so that its owner can still write, rename, delete it."""
     if sys.platform == "win32":
         return _open_sharing_everything(path)
-    return path.open("rb", buffering=0)
+    return FileIO(path, "rb")
 
 
 if sys.platform == "win32":
@@ -108,7 +108,7 @@ if sys.platform == "win32":
     _kernel32.SetPriorityClass.argtypes = (wintypes.HANDLE, wintypes.DWORD)
     _kernel32.GetDriveTypeW.argtypes = (wintypes.LPCWSTR,)
 
-    def _open_sharing_everything(path: Path) -> BinaryIO:
+    def _open_sharing_everything(path: Path) -> FileIO:
         # Python's own open() leaves out FILE_SHARE_DELETE: while the agent reads, the
         # camera software could neither rename nor delete its file.
         handle = _kernel32.CreateFileW(
@@ -124,7 +124,7 @@ if sys.platform == "win32":
             code = ctypes.get_last_error()
             raise OSError(0, ctypes.FormatError(code), str(path), code)
         descriptor = msvcrt.open_osfhandle(handle, os.O_RDONLY | os.O_BINARY)
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return FileIO(descriptor, "rb")
 
 
 def is_remote_drive(drive: str) -> bool:
