@@ -1,0 +1,84 @@
+"""The recipe of the shipped base model, as it ran.
+
+    EMCOPILOT_DATA=... python benchmarks/train_base.py --out runs/base --minutes 70
+
+Half of the tiles show real transmission micrographs with masks drawn by hand (EMPS, the training
+part of a split by paper), half show simulated HAADF and BF frames with exact truth. Contrast is
+inverted in half of all tiles. The run resumes after a kill.
+"""
+
+import argparse
+import hashlib
+import logging
+from pathlib import Path
+
+from emps import SPLIT_SEED, EmpsImage, data_folder, read_emps, split
+from simulated_pool import SEED, load_pool, render_pool
+
+from models.augmentation import Source
+from models.datasets import load_frames
+from models.train_segmenter import Recipe, TrainSettings, train
+
+SETTINGS = TrainSettings(
+    batch=4,
+    tile_px=256,
+    learning_rate=1e-3,
+    weight_decay=5e-4,
+    average=0.995,
+    threads=2,
+    seed=1,
+    device="cpu",
+    precision="bfloat16",
+    report_every=20,
+    save_every_s=600,
+)
+REAL_SHARE, REAL_SCALE = 0.6, (0.35, 1.3)
+SIMULATED_SCALE = (0.7, 1.4)
+
+
+def data_record(
+    folder: Path, training: list[EmpsImage], validation: list[EmpsImage], simulated: int
+) -> dict[str, object]:
+    manifest = hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest()
+    return {
+        "real": "EMPS train split (by256/emps @dd8f86d7, MIT), manual masks",
+        "manifest_sha256": manifest,
+        "split": f"by DOI: sha256('{SPLIT_SEED}:DOI') below 0.2 is validation",
+        "training_images": len(training),
+        "validation_images": len(validation),
+        "validation_dois": sorted({image.doi for image in validation}),
+        "real_share": REAL_SHARE,
+        "simulated": f"emcopilot.simulate, style training, seeds ({SEED}, 0..{simulated - 1})",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=70)
+    parser.add_argument("--pool", type=Path, default=Path("runs/pool"))
+    parser.add_argument("--simulated", type=int, default=1000)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+
+    training, validation = split(read_emps(data_folder()))
+    real = load_frames(image.pair for image in training)
+    # A glimpse on the way; the figures of the card come from base_model_quality.py.
+    held_out = load_frames(image.pair for image in validation[::5])
+    simulated = load_pool(render_pool(options.pool, options.simulated))
+    sources = [
+        Source(real, share=REAL_SHARE, scale=REAL_SCALE),
+        Source(simulated, share=1 - REAL_SHARE, scale=SIMULATED_SCALE, annotate=0.15),
+    ]
+    recipe = Recipe(
+        name="npssegnet-base-1",
+        licence="MIT; training images are cropped journal figures (EMPS, MIT) and simulations",
+        data=data_record(data_folder(), training, validation, len(simulated)),
+    )
+    settings = SETTINGS.model_copy(update={"minutes": options.minutes})
+    card = train(settings, sources, options.out, recipe=recipe, held_out=held_out)
+    print(card.model_id)
+
+
+if __name__ == "__main__":
+    main()

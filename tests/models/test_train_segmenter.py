@@ -1,0 +1,151 @@
+"""Training: it learns, it resumes to the very same weights, and it refuses nonsense early."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emcopilot.errors import ConfigError, ModelError
+from models.augmentation import Source
+from models.checkpoint import load
+from models.datasets import LabelledFrame, label
+from models.train_segmenter import main, train
+from models.training import Run, TrainSettings, blend, learn, set_learning_rate
+
+TINY = TrainSettings(
+    steps=3, batch=2, tile_px=32, precision="float32", device="cpu", report_every=1
+)
+
+
+def disc_frames(count: int = 3, side: int = 64) -> list[LabelledFrame]:
+    rng = np.random.default_rng(0)
+    y, x = np.ogrid[:side, :side]
+    mask = (y - side / 2) ** 2 + (x - side / 2) ** 2 <= (side / 4) ** 2
+    return [
+        label(f"disc{n}", rng.normal(0, 4, mask.shape) + 60.0 * mask, mask)
+        for n in range(count)
+    ]
+
+
+class Interrupted(Sequence[LabelledFrame]):
+    """Frames that are pulled away after some draws, as `kill` does to a run."""
+
+    def __init__(self, frames: list[LabelledFrame], draws: int) -> None:
+        self.frames, self.draws = frames, draws
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index):
+        self.draws -= 1
+        if self.draws < 0:
+            raise KeyboardInterrupt
+        return self.frames[index]
+
+
+def progress(directory: Path) -> Iterator[dict[str, float]]:
+    for line in (directory / "progress.jsonl").read_text().splitlines():
+        yield json.loads(line)
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    frames = disc_frames()
+    whole = train(TINY, [Source(frames)], tmp_path / "whole")
+    saving = TINY.model_copy(update={"save_every_s": 1e-6})
+    with pytest.raises(KeyboardInterrupt):
+        train(saving, [Source(Interrupted(frames, draws=5))], tmp_path / "cut")
+    resumed = train(TINY, [Source(frames)], tmp_path / "cut")
+    assert resumed.sha256 == whole.sha256
+    assert [line["step"] for line in progress(tmp_path / "cut")] == [1, 2, 3]
+
+
+def test_the_loss_falls_on_what_it_sees_again() -> None:
+    settings = TINY.model_copy(update={"learning_rate": 1e-3})
+    run = Run(settings)
+    tiles = torch.randn(2, 1, 32, 32)
+    masks = (tiles[:, 0] > 0.5).long()
+    losses = [learn(run, tiles, masks) for _ in range(6)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_directory_of_another_run_is_refused(tmp_path: Path) -> None:
+    settings = TINY.model_copy(update={"steps": 1})
+    train(settings, [Source(disc_frames())], tmp_path)
+    with pytest.raises(ModelError, match="other settings"):
+        train(TINY.model_copy(update={"seed": 5}), [Source(disc_frames())], tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    run = Run(TINY)
+    with pytest.raises(ModelError, match="lower the learning rate"):
+        learn(run, torch.full((2, 1, 32, 32), torch.nan), torch.ones(2, 32, 32))
+
+
+def test_the_learning_rate_rises_and_falls_with_progress() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.0)
+    settings = TrainSettings(learning_rate=1.0, warm_up=0.1)
+    rates: list[float] = []
+    for part in (0.0, 0.1, 0.55, 1.0):
+        set_learning_rate(optimizer, settings, part)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.01 / 0.11, 1.0, 0.5, 0.0], abs=1e-9)
+
+
+def test_the_average_moves_by_its_share() -> None:
+    average, network = torch.nn.BatchNorm1d(1), torch.nn.BatchNorm1d(1)
+    torch.nn.init.constant_(network.weight, 3.0)
+    network.running_mean.fill_(10.0)
+    network.num_batches_tracked.fill_(4)
+    blend(average, network, decay=0.75)
+    assert average.weight.item() == pytest.approx(1.5)
+    assert average.running_mean.item() == pytest.approx(2.5)
+    assert average.num_batches_tracked.item() == 4
+
+
+def test_a_budget_on_the_clock_is_spent_and_not_exceeded_by_much() -> None:
+    run = Run(TrainSettings(minutes=2.0, device="cpu"))
+    run.step, run.elapsed_s = 10**6, 30.0
+    assert run.progress == 0.25
+    run.elapsed_s = 500.0
+    assert run.progress == 1.0
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    for number, frame in enumerate(disc_frames(8)):
+        grey = np.clip(frame.pixels.astype(float) * 20 + 128, 0, 255).astype(np.uint8)
+        Image.fromarray(grey).save(images / f"{number}.png")
+        Image.fromarray(frame.mask.astype(np.uint8) * 255).save(masks / f"{number}.png")
+    return images, masks
+
+
+def test_the_command_leaves_a_model_that_loads(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--images", str(folders[0]), "--masks", str(folders[1])]
+    budget = ["--steps", "1", "--batch", "2", "--tile-px", "32", "--device", "cpu"]
+    assert main([*arguments, "--out", str(out), *budget, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    _, card = load(out)
+    assert printed["model_id"] == card.model_id
+    names = [*card.data["training"], *card.data["validation"]]
+    assert sorted(names) == [str(n) for n in range(8)]
+    assert card.training["steps_done"] == 1
+
+
+def test_masks_without_a_particle_are_refused_before_training(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for mask in folders[1].iterdir():
+        Image.new("L", (64, 64)).save(mask)
+    arguments = ["--images", str(folders[0]), "--masks", str(folders[1])]
+    with pytest.raises(ConfigError, match="no particle in any"):
+        main([*arguments, "--out", str(tmp_path / "out"), "--steps", "1"])
