@@ -39,11 +39,13 @@ _KEYS = ("pixel_size_nm", "pixelsize_nm", "pixel_size", "pixelsize", "nm_per_pix
 _LINE = re.compile(
     r"""^\W*(?P<key>pixel[ _-]?size(?:[ _-]?nm)?|nm[ _-]?per[ _-]?(?:pixel|px)|scale)
         [^\S\n]*(?:[(\[](?P<in>[^\s)\]/]+)[^)\]]*[)\]])?[^\S\n]*[:=\t ][^\S\n]*
-        (?P<value>[+\d.,eE-]+)[^\S\n]*
+        (?P<value>[+-]?[\d.,]+(?:e[+-]?\d+)?)[^\S\n]*
         (?P<unit>[a-zµμÅ]*)""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
-_UNIT_IN_TEXT = re.compile(r"^\s*([+\d.,eE-]+)\s*([a-zµμÅ]+)", re.IGNORECASE)
+_UNIT_IN_TEXT = re.compile(
+    r"^\s*([+-]?[\d.,]+(?:e[+-]?\d+)?)\s*([a-zµμÅ]+)(?=$|\s|/)", re.IGNORECASE
+)
 
 
 class MagnificationRow(Settings):

@@ -103,7 +103,7 @@ class Desk:
         path, name = Path(str(request["path"])), str(request["name"])
         try:
             report = self._open(path, name).report
-        except DecodeError:
+        except (DecodeError, OSError):
             self.close()
             report = inspect(path, name)
         fields = asdict(report)
