@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from emcopilot.calibrate import MagnificationRow
 from emcopilot.config import Settings
 
 
@@ -68,15 +69,6 @@ class SegmentSettings(Settings):
     """Frames up to this side go through whole; larger ones in overlapping tiles."""
 
 
-class Magnification(Settings):
-    """One row of the magnification table of an instrument without calibrated headers."""
-
-    magnification: PositiveFloat
-    pixel_size_nm: PositiveFloat
-    instrument: str | None = None
-    """Only for frames whose metadata name this instrument; None: for all."""
-
-
 class ServerSettings(Settings):
     """Everything `emcopilot serve` can be told."""
 
@@ -86,6 +78,7 @@ class ServerSettings(Settings):
     ingest: IngestSettings = IngestSettings()
     decode: DecodeSettings = DecodeSettings()
     segment: SegmentSettings = SegmentSettings()
-    magnifications: tuple[Magnification, ...] = ()
+    magnifications: tuple[MagnificationRow, ...] = ()
+    """For instruments whose files name a magnification but no pixel size."""
     min_area_px: PositiveInt = 9
     """Smaller specks are noise: about 3.4 px across, below what a pixel count can size."""

@@ -38,6 +38,8 @@ class Segmentation:
     model_id: str
     infer_s: float
     """Seconds of the network's own work on this frame."""
+    device: str
+    """What ran it, for people."""
 
 
 class InferenceBackend(Protocol):
@@ -245,6 +247,7 @@ class _Child:
                 np.frombuffer(self._pipe.recv_bytes(), np.uint8).reshape(first.shape),
                 self.model_id,
                 float(str(answer["infer_s"])),
+                self.device,
             )
             for _ in frames
         ]

@@ -2,7 +2,7 @@
 
 Strategy: a frame up to `one_pass_px` a side goes through whole, reflected out to a bucketed size
 so that a compiled engine meets few shapes. A larger one is cut into equal tiles that overlap; each
-tile's probability is faded linearly over the overlap and the weighted sum is divided by the summed
+tile's probability is faded smoothly over the overlap and the weighted sum is divided by the summed
 weights, so every pixel is judged mostly by the tile in which it lies deepest.
 """
 
@@ -131,7 +131,9 @@ def _starts(side: int, tile: int, overlap: int) -> list[int]:
 def _fade(tile: int, overlap: int) -> NDArray[np.float32]:
     """Return the (tile, tile) weight of a tile's pixels: 1 inside, falling towards the rim."""
     rim = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 1.0
-    ramp = np.clip(rim / overlap, 0.0, 1.0).astype(np.float32)
+    # Squared sine: flat at the rim, where the context is cut off and the answer worst.
+    ramp = np.sin(np.clip(rim / overlap, 0.0, 1.0) * np.pi / 2) ** 2
+    ramp = ramp.astype(np.float32)
     return np.outer(ramp, ramp)
 
 

@@ -148,7 +148,7 @@ def session_psd(
 ) -> PsdAnswer:
     """Return a session's size distribution: all of it, or results of the last seconds."""
     if last_s is None:
-        return _session_psd(services, session_id)[0]
+        return distribution_of(services, session_id)[0]
     with services.store.read() as connection:
         known_session(connection, session_id)
         recent = counted_frames(connection, session_id, since=time.time() - last_s)
@@ -180,21 +180,23 @@ async def convergence(
     while True:
         # Counted before looking: what is announced meanwhile is not missed.
         seen = services.publisher.changes
-        _, psd = await asyncio.to_thread(_session_psd, services, session_id)
+        _, psd = await asyncio.to_thread(distribution_of, services, session_id)
         waited_s = time.monotonic() - started
         stop = waited_s >= wait_s or services.publisher.closing
         if stop or psd.enough(target) or await request.is_disconnected():
-            return _convergence(psd, target, waited_s)
+            return convergence_of(psd, target, waited_s)
         await services.publisher.changed(seen, wait_s - waited_s)
 
 
-def _session_psd(services: Services, session_id: int) -> tuple[PsdAnswer, Psd]:
+def distribution_of(services: Services, session_id: int) -> tuple[PsdAnswer, Psd]:
+    """Return a session's distribution, as an answer and as measured."""
     with services.store.read() as connection:
         known_session(connection, session_id)
         return services.distributions.of_session(connection, session_id)
 
 
-def _convergence(psd: Psd, target: float, waited_s: float) -> Convergence:
+def convergence_of(psd: Psd, target: float, waited_s: float) -> Convergence:
+    """Put into words whether a mean diameter is known to `target`."""
     in_all = psd.needed(target)
     return Convergence(
         known=psd.enough(target),

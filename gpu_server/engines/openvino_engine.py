@@ -1,5 +1,6 @@
 """NPsSegNet through OpenVINO: the default on a CPU, bf16 where the processor has it."""
 
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -62,7 +63,9 @@ class OpenVinoEngine:
 
 def _convert(net: nn.Module) -> ov.Model:
     """Trace the network for any batch and any side that divides by 32."""
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        # OpenVINO's converter traces; PyTorch would rather have it exported.
+        warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
         return ov.convert_model(
             _Probability(net.eval().float()),
             example_input=torch.zeros(1, 1, 64, 64),

@@ -1,0 +1,148 @@
+"""Everything the server is made of, put together in one place.
+
+Start order is top to bottom, stop order bottom to top: the store first and last; agents may
+connect only when what they send can be stored and processed.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from emcopilot import __version__
+from emcopilot.errors import EMcopilotError
+from gpu_server.api import agents, corrections, health, live, pictures, results, segment
+from gpu_server.api.problems import install_problem_handlers
+from gpu_server.api.services import Services
+from gpu_server.auth import Gate
+from gpu_server.config import ServerSettings
+from gpu_server.inference import InferenceSpec
+from gpu_server.ingest import Ingest
+from gpu_server.keys import server_keys
+from gpu_server.page import layout
+from gpu_server.page.look import read_view
+from gpu_server.pipeline import Pipeline
+from gpu_server.publish import Publisher
+from gpu_server.sandbox import DecodePool
+from gpu_server.segment import Segmenter
+from gpu_server.store import Store
+
+log = logging.getLogger(__name__)
+
+API = "/api/v1"
+
+
+def create_app(
+    settings: ServerSettings,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    on_failure: Callable[[EMcopilotError], None] = lambda _error: None,
+) -> FastAPI:
+    """Return the server as one ASGI application.
+
+    Parameters
+    ----------
+    settings : ServerSettings
+        Checked settings; the data directory is created when it is not there.
+    on_ready : callable
+        Called once agents and browsers are served.
+    on_failure : callable
+        Told why the server cannot start; the ASGI server only learns that it did not.
+
+    Raises
+    ------
+    ConfigError, ModelError
+        On start, not here: if a port is taken, the device is not there or weights do not fit.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                await _start(app, settings, stack)
+            except EMcopilotError as error:
+                on_failure(error)
+                raise
+            on_ready()
+            yield
+            app.state.services.publisher.close()
+
+    app = FastAPI(
+        title="EMcopilot",
+        version=__version__,
+        lifespan=lifespan,
+        openapi_url=f"{API}/openapi.json",
+        docs_url=None,  # Swagger's page fetches its script from the internet
+        redoc_url=None,
+    )
+    install_problem_handlers(app)
+    for routes in (health, agents, results, pictures, corrections, segment, live):
+        app.include_router(routes.router)
+    layout.mount(
+        app, lambda wanted: read_view(app.state.services, app.state.segmenter, wanted)
+    )
+    # Outermost last: the host is checked, then who asks, before anything else runs.
+    uploads = {f"{API}/segment": settings.http.max_upload_bytes}
+    app.add_middleware(
+        Gate, store=lambda: app.state.services.store, upload_bytes=uploads
+    )
+    app.add_middleware(
+        TrustedHostMiddleware, allowed_hosts=list(settings.http.allowed_hosts)
+    )
+    return app
+
+
+async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) -> None:
+    loop = asyncio.get_running_loop()
+    store = stack.enter_context(Store(settings.data_dir))
+    publisher = Publisher()
+    segmenter = await stack.enter_async_context(Segmenter(_spec(settings)))
+    decoder = await stack.enter_async_context(DecodePool(settings.decode))
+    pipeline = Pipeline(store, decoder, segmenter, publisher, settings)
+
+    def on_stored(_files: object) -> None:
+        loop.call_soon_threadsafe(pipeline.ring)
+        publisher.announce()
+
+    ingest = Ingest(store, settings.ingest, server_keys(store.data_dir), on_stored)
+    stack.enter_context(ingest)
+    carrying = asyncio.create_task(pipeline.run(), name="pipeline")
+    stack.push_async_callback(_cancel, carrying)
+    app.state.segmenter = segmenter
+    app.state.services = Services(
+        store=store,
+        publisher=publisher,
+        one_shot=pipeline,
+        decoder=decoder,
+        ring=pipeline.ring,
+        scratch_dir=settings.data_dir / "scratch",
+        max_upload_bytes=settings.http.max_upload_bytes,
+        disk_reserve_bytes=settings.ingest.disk_reserve_bytes,
+        probes={
+            "ingest": lambda: (
+                None if ingest.status().is_alive else "the ingest thread has ended"
+            ),
+            "agents": lambda: ingest.status().paused,
+            "pipeline": lambda: "the pipeline has ended" if carrying.done() else None,
+        },
+    )
+
+
+def _spec(settings: ServerSettings) -> InferenceSpec:
+    chosen = settings.segment
+    return InferenceSpec(
+        model=chosen.model,
+        device=chosen.device,
+        engine=chosen.engine,
+        warm_px=chosen.warm_px,
+        one_pass_px=chosen.one_pass_px,
+        cache_dir=str(settings.data_dir / "compiled"),
+    )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

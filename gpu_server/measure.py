@@ -1,0 +1,104 @@
+"""One decoded frame and its probability map -> everything that is stored and shown of it."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emcopilot.decode import Frame
+from emcopilot.label_image import encode_labels
+from emcopilot.labels import Labels, label_particles
+from emcopilot.messages import Unit
+from emcopilot.outlines import Outlines, outlines
+from emcopilot.particle_table import ParticleTable, countable
+from emcopilot.particles import measure_particles
+from emcopilot.psd import Psd, measure_psd
+from gpu_server.picture import shown_factor
+from gpu_server.segment import Segmentation
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredFrame:
+    """A frame with its particles: the value that storing, publishing and REST share."""
+
+    frame: Frame
+    labels: Labels
+    """int32, shape (H, W); 0 is background."""
+    particles: ParticleTable
+    psd: Psd
+    """Of the particles that are whole within the frame."""
+    outlines: Outlines
+    """In the shown picture's pixels."""
+    model_id: str
+    device: str
+    infer_s: float
+    measure_s: float
+
+    @property
+    def unit(self) -> Unit:
+        """Unit of the sizes: "nm", or "px" while the pixel size is unknown."""
+        return unit_of(self.frame)
+
+    @property
+    def diameters(self) -> NDArray[np.float64]:
+        """Equivalent diameters in `unit`, shape (P,)."""
+        return self.particles.diameters()
+
+    @property
+    def counted_diameters(self) -> NDArray[np.float64]:
+        """Equivalent diameters, shape (P,); NaN where the border cuts the particle."""
+        return np.where(countable(self.particles), self.diameters, np.nan)
+
+    def summary(self) -> dict[str, int | float | str | None]:
+        """Return the figures kept beside the result; diameters in `unit`."""
+        psd = self.psd
+        return {
+            "particles": len(self.particles),
+            "counted": psd.n,
+            "excluded_border": int(np.count_nonzero(self.particles.touches_border)),
+            "unit": self.unit,
+            "mean_diameter": psd.mean_number,
+            "median_diameter": psd.d50,
+            "dispersion": psd.dispersion,
+            "device": self.device,
+            "infer_s": self.infer_s,
+            "measure_s": self.measure_s,
+        }
+
+    def labels_tiff(self) -> bytes:
+        """Return the labels as TIFF bytes, with the scale when it is known."""
+        return encode_labels(self.labels, self.frame.pixel_size_nm)
+
+
+def measure(
+    frame: Frame, segmentation: Segmentation, *, min_area_px: int = 9
+) -> MeasuredFrame:
+    """Label, measure and outline the particles of one frame; blocks for tens of ms."""
+    started = time.monotonic()
+    labels = label_particles(segmentation.probability, min_area_px=min_area_px)
+    particles = measure_particles(
+        labels,
+        frame.pixels,
+        pixel_size_nm=frame.pixel_size_nm,
+        probability=segmentation.probability,
+    )
+    unit = unit_of(frame)
+    psd = measure_psd(particles.diameters()[countable(particles)], unit=unit)
+    height, width = labels.shape
+    return MeasuredFrame(
+        frame,
+        labels,
+        particles,
+        psd,
+        outlines(labels, scale=1.0 / shown_factor((height, width))),
+        segmentation.model_id,
+        segmentation.device,
+        segmentation.infer_s,
+        time.monotonic() - started,
+    )
+
+
+def unit_of(frame: Frame) -> Unit:
+    """Return the unit in which sizes on this frame are said."""
+    return "nm" if frame.pixel_size_nm else "px"
