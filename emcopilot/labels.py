@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from emcopilot.runs import (
+    Boxes,
     IntArray,
     Labels,
     Mask,
@@ -32,6 +33,10 @@ _ELLIPSE_FILL = 0.975
 """Area over that of the ellipse with the same second moments: 1 for every ellipse, 0.955
 for every rectangle, 0.894 for two touching equal discs. Below this a component is looked
 at twice; it is not a verdict."""
+_MOST_SUSPECTS = 3_000
+_MOST_LOOKS = 2
+"""How often each pixel of the frame may be looked at in the suspects' boxes, on average.
+A mask with more odd components is noise and must not hold up the next frame for minutes."""
 
 
 def label_particles(
@@ -72,8 +77,11 @@ def label_particles(
     is_mask = probability.dtype == np.bool_
     components = _components(probability if is_mask else probability >= threshold)
     labels, runs, count = _without_specks(components, min_area_px)
-    fill = ellipse_fill(moments_of(runs, count))
-    return _split(labels, runs, np.flatnonzero(fill < _ELLIPSE_FILL) + 1, count)
+    boxes = boxes_of(runs, count)
+    suspects = np.flatnonzero(ellipse_fill(moments_of(runs, count)) < _ELLIPSE_FILL)
+    looks = np.cumsum(boxes.areas()[suspects])
+    suspects = suspects[looks <= _MOST_LOOKS * labels.size][:_MOST_SUSPECTS]
+    return _split(labels, boxes, suspects + 1, count)
 
 
 def _components(mask: NDArray[np.generic]) -> Labels:
@@ -102,9 +110,8 @@ def _without_specks(components: Labels, min_area_px: int) -> tuple[Labels, Runs,
     return number[components], left, kept
 
 
-def _split(labels: Labels, runs: Runs, suspects: IntArray, count: int) -> Labels:
+def _split(labels: Labels, boxes: Boxes, suspects: IntArray, count: int) -> Labels:
     """Part the components numbered `suspects` in place; new parts get new numbers."""
-    boxes = boxes_of(runs, count)
     for number in suspects.tolist():
         crop = labels[boxes.slices(number)]
         whole = _filled(np.pad(crop == number, 1))

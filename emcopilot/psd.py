@@ -6,7 +6,7 @@ cannot tell is None, never a number that looks like an answer.
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -195,7 +195,7 @@ def _percentiles(sizes: FloatArray, weights: FloatArray) -> tuple[float, float, 
     # The middle of each particle's own share, so that one particle is its own median.
     reached = np.cumsum(weights) - weights / 2.0
     shares = np.array((0.1, 0.5, 0.9)) * weights.sum()
-    points: FloatArray = np.interp(shares, reached, sizes)
+    points = cast(FloatArray, np.interp(shares, reached, sizes))
     return float(points[0]), float(points[1]), float(points[2])
 
 

@@ -52,6 +52,10 @@ class Boxes:
     left: IntArray
     right: IntArray
 
+    def areas(self) -> IntArray:
+        """Pixels in each box, shape (P,)."""
+        return (self.bottom - self.top + 1) * (self.right - self.left + 1)
+
     def slices(self, label: int) -> tuple[slice, slice]:
         """Give the label's box as an index into its frame."""
         i = label - 1
