@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,15 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    with Store(tmp_path) as store:
+def bench(tmp_path: Path, sound: Path) -> Bench:
+    shutil.copytree(sound, tmp_path / "data")
+    return Bench(tmp_path / "data")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data_dir = tmp_path_factory.mktemp("sound")
+    with Store(data_dir) as store:
         store.enrol_agent("k" * 40, "scope", "pc")
         for seq in (1, 2, 3):
             store.record_stored([_delivered(store, seq)])
@@ -64,7 +72,7 @@ def bench(tmp_path: Path) -> Bench:
         store.record_stored([_delivered(store, 4, folder="acq/other")])
         store.record_gone(1, "j", [GoneItem(5, 1, "acq/film/5.tif", "vanished")])
         store.agent_seen(1, AgentReport("j", "0.1", "pc", 5, 4, 0, 1, 0))
-    return Bench(tmp_path)
+    return data_dir
 
 
 def _delivered(
@@ -150,7 +158,7 @@ def _copied(bench: Bench, table: str, changed: dict[str, str]) -> None:
             row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")
         ]
         connection.exec_driver_sql(f"CREATE TABLE plain AS SELECT * FROM {table}")
-        values = ", ".join(changed.get(column, column) for column in columns)
+        values = ", ".join(changed.get(str(column), str(column)) for column in columns)
         connection.exec_driver_sql(
             f"INSERT INTO plain SELECT {values} FROM plain ORDER BY id DESC LIMIT 1"
         )
