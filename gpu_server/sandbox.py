@@ -192,9 +192,8 @@ class DecodePool:
                 f"{request['name']}: decoding took over {self._settings.timeout_s:g} s "
                 "and was stopped; the file may be damaged or very large"
             ) from error
-        except (
-            BaseException
-        ) as error:  # cancelled too: its answer would come to the next
+        except BaseException as error:
+            # Cancelled, too: the late answer would be taken for the next job's.
             self._replace(worker, str(error) or type(error).__name__)
             raise
         self._idle.put_nowait(worker)
@@ -334,8 +333,9 @@ class _Worker:
             return _Reply.model_validate_json(line)
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
             raise WorkerDied(
-                f"the worker's answer breaks the rules: {first}"
+                f"the worker's answer breaks the rules: {where} {first['msg']}"
             ) from error
 
     async def _obituary(self, process: Process) -> str:

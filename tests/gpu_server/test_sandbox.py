@@ -24,7 +24,7 @@ TIMEOUT_S = 3.0
 HOSTILE = textwrap.dedent(
     '''
     """A worker whose reader does what the file's name says."""
-    import os, signal, socket, subprocess, sys, time
+    import ctypes, os, signal, socket, subprocess, sys, time
     from gpu_server import decode_worker
 
     class HostileDesk(decode_worker.Desk):
@@ -42,7 +42,7 @@ HOSTILE = textwrap.dedent(
             if deed == "nonsense":
                 answer["surprise"] = 1
             if deed == "shrunk":
-                os.ftruncate(SHELF, 16)
+                LIBC.ftruncate(SHELF, ctypes.c_long(16))
             if deed == "talkative":
                 answer["frame"]["notes"] = ["x" * 100_000]
             return answer
@@ -89,6 +89,7 @@ HOSTILE = textwrap.dedent(
 
     # The readers of other formats stay out: these tests are about deeds, and start often.
     decode_worker._preload = lambda: __import__("emcopilot.formats.tiff")
+    LIBC = ctypes.CDLL(None)
     SHELF = int(sys.argv[sys.argv.index("--pixels") + 1].rpartition("/")[2])
     ANSWERS = os.dup(1)
     decode_worker.main(HostileDesk)
