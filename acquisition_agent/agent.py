@@ -79,7 +79,7 @@ class Agent:
         self._awake = threading.Event()
         self._stopping = threading.Event()
         self._journal_trouble: str | None = None
-        self._reported: tuple[Counts | None, float] = (None, 0.0)
+        self._reported: tuple[Counts | None, float] = (None, float("-inf"))
 
     def run(self) -> None:
         """Watch until `stop`; returns with everything that was sealed in the journal."""
