@@ -4,65 +4,24 @@ Every function works inside the caller's transaction; `store.Store` opens it.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import PurePosixPath
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from gpu_server.deliveries import GoneItem, ReceivedFile, StoredRange
 from gpu_server.events import announce
+from gpu_server.revisions import adopt, may_replace, settle
 from gpu_server.tables import (
     QUEUED,
-    SUPERSEDED,
     UPLOAD,
     agents,
     files,
     frames,
     gone,
-    results,
     sessions,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedFile:
-    """One acquired file whose bytes lie, synced, under their hash."""
-
-    agent_id: int
-    journal: str
-    """Id of the agent's journal; `seq` counts within it."""
-    seq: int
-    rev: int
-    """From 1; the same `seq` with a higher one replaces it."""
-    source_key: str
-    """`<root label>/<relative path>`; a name, never a path of this machine."""
-    size: int
-    sha256: str
-    mtime_ns: int
-    sealed_at: float
-    """Unix time by the agent's clock at which the file was proven complete."""
-    received_at: float
-    """Unix time by the server's clock of the first byte."""
-
-
-@dataclass(frozen=True, slots=True)
-class GoneItem:
-    """A file that the agent saw but will never deliver, and why."""
-
-    seq: int
-    rev: int
-    source_key: str
-    reason: str
-    """vanished | changed | unreadable | rejected."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRange:
-    """Files `first_seq` to `last_seq`, both included, stored in revision `rev`."""
-
-    rev: int
-    first_seq: int
-    last_seq: int
 
 
 def record_file(
@@ -73,17 +32,18 @@ def record_file(
     if is_repeat(file, kin):
         return None
     rivals = [
-        row for row in kin if row.superseded_by is None and _may_replace(file, row)
+        row for row in kin if row.superseded_by is None and may_replace(file, row)
     ]
     for rival in rivals:
         if rival.journal != file.journal and rival.sha256 == file.sha256:
-            _adopt(connection, rival.id, file)
+            adopt(connection, rival.id, file)
+            connection.execute(_NOT_GONE, asdict(file))
             return None
     session_id = _session(connection, file, at=at)
     file_id = _insert_file(connection, file, session_id, at=at)
     add_frames(connection, file_id, session_id, [0])
     connection.execute(_NOT_GONE, asdict(file))
-    _settle_revisions(connection, file, file_id, rivals, at=at)
+    settle(connection, file, file_id, rivals, at=at)
     return file_id
 
 
@@ -233,27 +193,6 @@ _NEW_FRAME = frames.insert()
 _NEW_FILE = files.insert()
 
 
-def _may_replace(file: ReceivedFile, row: sa.Row) -> bool:
-    """Whether both may be the same frame in two revisions.
-
-    Within one journal that takes the same `seq`: a path may be used again for a new frame
-    after the old one was renamed. A new journal counts from 1, there the name has to decide.
-    """
-    if row.journal == file.journal:
-        return row.seq == file.seq
-    return row.source_key == file.source_key
-
-
-def _adopt(connection: sa.Connection, file_id: int, file: ReceivedFile) -> None:
-    """Let an agent that lost its journal find its stored file under the new numbering."""
-    connection.execute(
-        files.update()
-        .where(files.c.id == file_id)
-        .values(journal=file.journal, seq=file.seq, rev=file.rev)
-    )
-    connection.execute(_NOT_GONE, asdict(file))
-
-
 def _session(connection: sa.Connection, file: ReceivedFile, *, at: float) -> int:
     folder = str(PurePosixPath(file.source_key).parent)
     found = connection.execute(
@@ -284,37 +223,3 @@ def _insert_file(
     name = PurePosixPath(file.source_key).name
     row = {**asdict(file), "session_id": session_id, "name": name, "stored_at": at}
     return connection.execute(_NEW_FILE, row).inserted_primary_key[0]  # pyright: ignore[reportOptionalSubscript]
-
-
-def _settle_revisions(
-    connection: sa.Connection,
-    file: ReceivedFile,
-    file_id: int,
-    rivals: Iterable[sa.Row],
-    *,
-    at: float,
-) -> None:
-    """Leave exactly one revision counting, whichever order they arrived in."""
-    for rival in rivals:
-        if rival.journal == file.journal and rival.rev > file.rev:
-            _supersede(connection, file_id, by=rival.id, at=at)
-        else:
-            _supersede(connection, rival.id, by=file_id, at=at)
-
-
-def _supersede(connection: sa.Connection, file_id: int, *, by: int, at: float) -> None:
-    connection.execute(
-        files.update().where(files.c.id == file_id).values(superseded_by=by)
-    )
-    replaced = connection.execute(
-        frames.update()
-        .where(frames.c.file_id == file_id)
-        .values(state=SUPERSEDED, lease_until=None)
-        .returning(frames.c.id, frames.c.session_id)
-    ).all()
-    for frame_id, session_id in replaced:
-        connection.execute(
-            results.update().where(results.c.frame_id == frame_id).values(counts=False)
-        )
-        told = {"frame_id": frame_id, "state": SUPERSEDED}
-        announce(connection, "frame", told, at=at, session_id=session_id)

@@ -5,25 +5,18 @@ by name. Frames that were begun before queue behind fresh ones: a bad one holds 
 Every function works inside the caller's transaction; `store.Store` opens it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from gpu_server.events import announce
 from gpu_server.intake import add_frames
 from gpu_server.tables import (
     LEASED,
-    PROCESSED,
     QUARANTINED,
     QUEUED,
-    SUPERSEDED,
     files,
     frames,
-    rejections,
-    result_blobs,
-    results,
     sessions,
 )
 
@@ -33,8 +26,6 @@ CRASHES_ALLOWED = 1
 INTERRUPTIONS_ALLOWED = 5
 """Times the whole server may stop while it holds a frame. More than one, because a killed
 server says little about the frame; not without end, because the frame may be what kills it."""
-
-JsonValue = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,40 +51,6 @@ class LeasedFrame:
     sealed_at: float
     received_at: float
     stored_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class FrameFacts:
-    """What decoding found out about a frame."""
-
-    height: int
-    width: int
-    dtype: str
-    pixel_size_nm: tuple[float, float] | None
-    """(y, x); None: unknown, sizes are then in px."""
-    pixel_size_source: str | None
-    modality: str | None = None
-    time_s: float | None = None
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SavedResult:
-    """What one model found in one frame."""
-
-    frame_id: int
-    model_id: str
-    facts: FrameFacts
-    summary: Mapping[str, JsonValue]
-    """At least `particles` and `counted` (int) and `unit` ("nm" or "px")."""
-    diameters: bytes
-    """Little-endian float32, one a label: equivalent diameter in `unit`, NaN if not counted."""
-    particles: bytes
-    """`ParticleTable.to_bytes()`."""
-    labels: bytes
-    """Deflated TIFF of the instances, native size."""
-    timings: Mapping[str, float]
-    """Unix times: stored, leased, decoded, inferred, measured, published."""
 
 
 def lease(
@@ -195,30 +152,6 @@ def add_pages(connection: sa.Connection, file_id: int, pages: int) -> None:
     add_frames(connection, file_id, file.session_id, missing)
 
 
-def save(connection: sa.Connection, result: SavedResult, *, at: float) -> int:
-    """Commit a result, its frame's state and the event together; return the event's id."""
-    frame = connection.execute(
-        sa.select(frames.c.session_id, frames.c.state, frames.c.number).where(
-            frames.c.id == result.frame_id
-        )
-    ).one()
-    counts = frame.state != SUPERSEDED
-    result_id = _upsert(connection, result, frame.session_id, counts=counts, at=at)
-    _replace_blobs(connection, result_id, result)
-    _record_facts(connection, result, state=PROCESSED if counts else SUPERSEDED, at=at)
-    connection.execute(
-        sessions.update().where(sessions.c.id == frame.session_id).values(updated_at=at)
-    )
-    told = {
-        **result.summary,
-        "frame_id": result.frame_id,
-        "number": frame.number,
-        "state": PROCESSED if counts else SUPERSEDED,
-        "model_id": result.model_id,
-    }
-    return announce(connection, "frame", told, at=at, session_id=frame.session_id)
-
-
 _NEXT = (
     sa.select(
         frames.c.id.label("frame_id"),
@@ -277,80 +210,3 @@ def _end_expired(connection: sa.Connection, *, now: float, at: float) -> None:
     )
     for frame_id in connection.scalars(expired).all():
         record_crash(connection, frame_id, "processing never ended", at=at)
-
-
-def _upsert(
-    connection: sa.Connection,
-    result: SavedResult,
-    session_id: int,
-    *,
-    counts: bool,
-    at: float,
-) -> int:
-    connection.execute(
-        results.update()
-        .where(results.c.frame_id == result.frame_id, results.c.counts)
-        .values(counts=False)
-    )
-    values = {
-        "session_id": session_id,
-        "counts": counts,
-        "saved_at": at,
-        "particle_count": result.summary["particles"],
-        "counted_count": result.summary["counted"],
-        "unit": result.summary["unit"],
-        "summary": dict(result.summary),
-        "timings": dict(result.timings),
-        "diameters": result.diameters,
-    }
-    return connection.execute(
-        insert(results)
-        .values(frame_id=result.frame_id, model_id=result.model_id, **values)
-        .on_conflict_do_update(index_elements=["frame_id", "model_id"], set_=values)
-        .returning(results.c.id)
-    ).scalar_one()
-
-
-def _replace_blobs(
-    connection: sa.Connection, result_id: int, result: SavedResult
-) -> None:
-    before = connection.execute(
-        sa.select(result_blobs.c.labels).where(result_blobs.c.result_id == result_id)
-    ).scalar()
-    if before is not None and before != result.labels:
-        # Other labels number other particles: a rejection would now hit a stranger.
-        connection.execute(
-            rejections.delete().where(rejections.c.result_id == result_id)
-        )
-    blobs = {"particles": result.particles, "labels": result.labels}
-    connection.execute(
-        insert(result_blobs)
-        .values(result_id=result_id, **blobs)
-        .on_conflict_do_update(index_elements=["result_id"], set_=blobs)
-    )
-
-
-def _record_facts(
-    connection: sa.Connection, result: SavedResult, *, state: str, at: float
-) -> None:
-    facts = result.facts
-    size_y_nm, size_x_nm = facts.pixel_size_nm or (None, None)
-    connection.execute(
-        frames.update()
-        .where(frames.c.id == result.frame_id)
-        .values(
-            state=state,
-            lease_until=None,
-            reason=None,
-            processed_at=at,
-            height=facts.height,
-            width=facts.width,
-            dtype=facts.dtype,
-            pixel_size_y_nm=size_y_nm,
-            pixel_size_x_nm=size_x_nm,
-            pixel_size_source=facts.pixel_size_source,
-            modality=facts.modality,
-            time_s=facts.time_s,
-            notes=list(facts.notes),
-        )
-    )

@@ -16,10 +16,11 @@ from emcopilot.calibrate import Calibration, calibrate
 from emcopilot.decode import Frame
 from emcopilot.errors import EMcopilotError, RefusedError, StoreError
 from gpu_server.config import ServerSettings
-from gpu_server.leases import FrameFacts, LeasedFrame, SavedResult
+from gpu_server.leases import LeasedFrame
 from gpu_server.measure import MeasuredFrame, measure
 from gpu_server.publish import LiveFrame, Publisher
 from gpu_server.sandbox import DecodePool, WorkerDied
+from gpu_server.saving import FrameFacts, SavedResult
 from gpu_server.segment import InferenceBackend
 from gpu_server.store import Store
 

@@ -16,12 +16,13 @@ from types import TracebackType
 import sqlalchemy as sa
 
 from emcopilot.errors import ConfigError
-from gpu_server import corrections, enrolment, intake, leases
+from gpu_server import corrections, enrolment, intake, leases, saving
 from gpu_server.database import Database, prepare
+from gpu_server.deliveries import GoneItem, ReceivedFile, StoredRange
 from gpu_server.enrolment import AgentReport, AgentRow
 from gpu_server.events import announce
-from gpu_server.intake import GoneItem, ReceivedFile, StoredRange
-from gpu_server.leases import LeasedFrame, SavedResult
+from gpu_server.leases import LeasedFrame
+from gpu_server.saving import SavedResult
 from gpu_server.tables import UPLOAD
 
 
@@ -201,7 +202,7 @@ class Store:
     def save_result(self, result: SavedResult) -> int:
         """Commit a result, the frame's state and the event together; return the event's id."""
         with self.database.write() as connection:
-            return leases.save(connection, result, at=self._wall())
+            return saving.save(connection, result, at=self._wall())
 
     def announce(
         self, kind: str, data: Mapping[str, object], session_id: int | None = None

@@ -14,16 +14,16 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import IntegrityError
 
 from emcopilot.errors import CalibrationError, ConfigError
-from gpu_server.intake import GoneItem, ReceivedFile, StoredRange
+from gpu_server.deliveries import GoneItem, ReceivedFile, StoredRange
 from gpu_server.leases import (
     CRASHES_ALLOWED,
     INTERRUPTIONS_ALLOWED,
-    FrameFacts,
     LeasedFrame,
-    SavedResult,
 )
+from gpu_server.saving import FrameFacts, SavedResult
 from gpu_server.store import AgentReport, Store
 from gpu_server.tables import (
     agents,
@@ -153,7 +153,7 @@ def test_a_repeated_delivery_changes_nothing(store: Store) -> None:
 
 def test_a_group_is_recorded_whole_or_not_at_all(store: Store) -> None:
     broken = a_file(2, agent_id=99)  # no such agent
-    with pytest.raises(sa.exc.IntegrityError):
+    with pytest.raises(IntegrityError):
         store.record_stored([a_file(1), broken])
     assert rows(store, files) == []
 

@@ -13,8 +13,8 @@ import pytest
 from emcopilot.cli import main
 from emcopilot.particles import measure_particles
 from gpu_server.database import Database
-from gpu_server.intake import GoneItem, ReceivedFile
-from gpu_server.leases import FrameFacts, SavedResult
+from gpu_server.deliveries import GoneItem, ReceivedFile
+from gpu_server.saving import FrameFacts, SavedResult
 from gpu_server.store import AgentReport, Store
 from gpu_server.verify import Verdict, verify
 

@@ -1,0 +1,66 @@
+"""Which of several deliveries of one file counts: the newest, whatever order they came in.
+
+Every function works inside the caller's transaction; `store.Store` opens it.
+"""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from gpu_server.deliveries import ReceivedFile
+from gpu_server.events import announce
+from gpu_server.tables import SUPERSEDED, files, frames, results
+
+
+def may_replace(file: ReceivedFile, row: sa.Row) -> bool:
+    """Whether both may be the same frame in two revisions.
+
+    Within one journal that takes the same `seq`: a path may be used again for a new frame
+    after the old one was renamed. A new journal counts from 1, there the name has to decide.
+    """
+    if row.journal == file.journal:
+        return row.seq == file.seq
+    return row.source_key == file.source_key
+
+
+def adopt(connection: sa.Connection, file_id: int, file: ReceivedFile) -> None:
+    """Let an agent that lost its journal find its stored file under the new numbering."""
+    connection.execute(
+        files.update()
+        .where(files.c.id == file_id)
+        .values(journal=file.journal, seq=file.seq, rev=file.rev)
+    )
+
+
+def settle(
+    connection: sa.Connection,
+    file: ReceivedFile,
+    file_id: int,
+    rivals: Iterable[sa.Row],
+    *,
+    at: float,
+) -> None:
+    """Leave exactly one revision counting, whichever order they arrived in."""
+    for rival in rivals:
+        if rival.journal == file.journal and rival.rev > file.rev:
+            _supersede(connection, file_id, by=rival.id, at=at)
+        else:
+            _supersede(connection, rival.id, by=file_id, at=at)
+
+
+def _supersede(connection: sa.Connection, file_id: int, *, by: int, at: float) -> None:
+    connection.execute(
+        files.update().where(files.c.id == file_id).values(superseded_by=by)
+    )
+    replaced = connection.execute(
+        frames.update()
+        .where(frames.c.file_id == file_id)
+        .values(state=SUPERSEDED, lease_until=None)
+        .returning(frames.c.id, frames.c.session_id)
+    ).all()
+    for frame_id, session_id in replaced:
+        connection.execute(
+            results.update().where(results.c.frame_id == frame_id).values(counts=False)
+        )
+        told = {"frame_id": frame_id, "state": SUPERSEDED}
+        announce(connection, "frame", told, at=at, session_id=session_id)
