@@ -199,7 +199,9 @@ def _private_stdout() -> BinaryIO:
 
 
 def _answer(answers: BinaryIO, answer: Request) -> None:
-    answers.write(json.dumps(answer).encode() + b"\n")
+    # File names may hold bytes that are no text: they must not break the answer.
+    line = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace")
+    answers.write(line + b"\n")
     answers.flush()
 
 

@@ -108,7 +108,7 @@ def _olympus(tif: TiffFile, page: TiffPage) -> TiffScale | None:
             x, y = metadata["pixelsizex"], metadata.get("pixelsizey")
             return TiffScale(
                 pixel_size_nm(y, x, "m", "m"),
-                magnification=as_float(metadata.get("magnification")),
+                magnification=_positive(metadata.get("magnification")),
             )
     return None
 
@@ -256,6 +256,11 @@ def _section(metadata: Mapping[str, object], name: str) -> Mapping[str, object]:
 def _ratio(above: object, below: object) -> float | None:
     top, bottom = as_float(above), as_float(below)
     return top / bottom if top and bottom else None
+
+
+def _positive(value: object) -> float | None:
+    number = as_float(value)
+    return number if number and number > 0 else None
 
 
 def _named(text: str, key: str) -> str | None:

@@ -145,6 +145,21 @@ def test_pixels_and_metadata_come_through_as_decode_gives_them(tmp_path: Path) -
     asyncio.run(run())
 
 
+def test_a_name_that_is_no_text_breaks_nothing(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"fr\xffme.tif")
+    path = tmp_path / odd
+    path.write_text("not an image")
+
+    async def run() -> None:
+        async with hostile_pool(tmp_path) as pool:
+            report = await pool.report(path, odd)
+            assert report.refused is not None
+            assert "looks like text" in report.refused
+            assert pool.deaths == 0
+
+    asyncio.run(run())
+
+
 def test_bad_files_are_answers_and_no_deaths(tmp_path: Path, frame_path: Path) -> None:
     text, line, link = (
         tmp_path / name for name in ("text.tif", "line.tif", "link.emd")
