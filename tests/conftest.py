@@ -1,13 +1,32 @@
 """What several test folders share: one running installation, and the real micrographs."""
 
+import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from gpu_server.demo_programs import DemoPrograms
+
+
+def _beside(name: str) -> ModuleType:
+    """Load a file of fixtures beside this one; test folders are no packages."""
+    spec = importlib.util.spec_from_file_location(
+        name, Path(__file__).with_name(f"{name}.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_rest_lab = _beside("rest_lab")
+empty_database, lab, rest = _rest_lab.empty_database, _rest_lab.lab, _rest_lab.rest
 
 
 @pytest.fixture(scope="session")

@@ -107,8 +107,11 @@ async def _event_lines(
     yield f"id: {after}\n\n"
     publisher = services.publisher
     tokens = Tokens(services.store.database)
-    while not publisher.closing and await asyncio.to_thread(tokens.is_valid, who):
+    while True:
+        # Counted before looking: what is announced meanwhile, the end too, is not missed.
         seen = publisher.changes
+        if publisher.closing or not await asyncio.to_thread(tokens.is_valid, who):
+            return
         found = await asyncio.to_thread(_events, services, after)
         for event in found:
             after = event.id
