@@ -2,9 +2,13 @@
 
     EMCOPILOT_DATA=... python benchmarks/train_base.py --out runs/base --minutes 70
 
-Half of the tiles show real transmission micrographs with masks drawn by hand (EMPS, the training
-part of a split by paper), half show simulated HAADF and BF frames with exact truth. Contrast is
-inverted in half of all tiles. The run resumes after a kill.
+Three in five tiles show real transmission micrographs with masks drawn by hand (EMPS, the training
+part of a split by paper), the others simulated HAADF and BF frames with exact truth. The run
+resumes after a kill.
+
+Some tiles are inverted so that real bright particles are not unheard of. With half of all tiles
+inverted the network had to tell particles from gaps by shape alone: after 570 steps it took the
+gaps between large dark spheres for particles (0.17 MIoU on such an image).
 """
 
 import argparse
@@ -58,6 +62,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=70)
     parser.add_argument("--pool", type=Path, default=Path("runs/pool"))
     parser.add_argument("--simulated", type=int, default=1000)
+    parser.add_argument(
+        "--invert", type=float, default=0.15, help="share of inverted tiles"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -66,9 +73,16 @@ def main() -> None:
     # A glimpse on the way; the figures of the card come from base_model_quality.py.
     held_out = load_frames(image.pair for image in validation[::5])
     simulated = load_pool(render_pool(options.pool, options.simulated))
+    invert = options.invert
     sources = [
-        Source(real, share=REAL_SHARE, scale=REAL_SCALE),
-        Source(simulated, share=1 - REAL_SHARE, scale=SIMULATED_SCALE, annotate=0.15),
+        Source(real, share=REAL_SHARE, scale=REAL_SCALE, invert=invert),
+        Source(
+            simulated,
+            share=1 - REAL_SHARE,
+            scale=SIMULATED_SCALE,
+            annotate=0.15,
+            invert=invert,
+        ),
     ]
     recipe = Recipe(
         name="npssegnet-base-1",

@@ -32,6 +32,9 @@ class Source:
     """Magnification is drawn between these, log-uniformly."""
     annotate: float = 0.0
     """Chance of burning in letters and a scale bar, for frames that carry none."""
+    invert: float = 0.5
+    """Chance of exchanging bright and dark. At 0.5 nothing but shape tells a particle from the
+    gap between two; lower, a source also teaches what its kind of micrograph looks like."""
 
 
 def draw_batch(
@@ -77,6 +80,8 @@ def draw_tile(
     tile, mask = cut(frame, tile_px, source.scale, rng)
     tile, mask = _turn(tile, mask, rng)
     tile = _restyle(tile, rng)
+    if rng.random() < source.invert:
+        tile = -tile
     if rng.random() < source.annotate:
         tile, mask = _annotate(tile, mask, rng)
     return np.clip(tile, -10.0, 10.0), mask
@@ -137,8 +142,7 @@ def _restyle(tile: Tile, rng: np.random.Generator) -> Tile:
         tile = tile + grain * float(rng.uniform(0.05, 0.8)) * _grain_weight(tile, rng)
     if rng.random() < 0.1:
         tile = _hot_pixels(tile, rng)
-    # Bright particles (HAADF) and dark ones (BF) are the same particles to the network.
-    return -tile if rng.random() < 0.5 else tile
+    return tile
 
 
 def _bend(tile: Tile, gamma: float) -> Tile:

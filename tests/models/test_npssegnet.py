@@ -1,5 +1,6 @@
 """The network itself."""
 
+import pytest
 import torch
 
 from models.npssegnet import Architecture, build, particle_probability
@@ -28,5 +29,5 @@ def test_dropout_acts_in_training_only() -> None:
 
 def test_probability_is_of_the_particle_class() -> None:
     logits = torch.tensor([0.0, 100.0]).view(1, 2, 1, 1)
-    assert particle_probability(logits).item() == 1.0
-    assert particle_probability(logits.flip(1)).item() == 0.0
+    assert particle_probability(logits).item() == pytest.approx(1.0)
+    assert particle_probability(logits.flip(1)).item() == pytest.approx(0.0)

@@ -1,0 +1,200 @@
+"""How good the shipped base model is, on what it never saw.
+
+    EMCOPILOT_DATA=... python benchmarks/base_model_quality.py [--json FILE]
+
+Real: the EMPS validation part (split by paper), against the microscopist's one-liner, Gaussian
+blur and Otsu's threshold with known polarity. The one-liner is given its best blur twice: tuned
+on the training part, and on the validation part itself (which the model is not).
+Simulated: HAADF and BF frames on the demo's family of supports, which training never drew.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from emps import EmpsImage, data_folder, read_emps, split
+from machine import machine, write_json
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+from skimage.filters import threshold_otsu
+
+from emcopilot.simulate import Mode, Scene, demo_scene, random_scene, render_micrograph
+from models import checkpoint
+from models.checkpoint import ModelCard, Score
+from models.datasets import read_pixels
+from models.evaluate import ImageScore, score_image, torch_run
+from models.segmentation_metrics import pixel_score
+from models.tiling import Run, predict
+
+SIGMAS_PX = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+DEMO_SIZES_PX = (14.0, 24.0, 40.0, 60.0)
+SIMULATED_SEED = 77
+WILD_SIDE_PX = 768
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One score over one set of images."""
+
+    what: str
+    n: int
+    mean: float
+    std: float
+    median: float
+
+    @classmethod
+    def of(cls, what: str, values: Sequence[float]) -> "Figure":
+        """Summarise the values that are numbers."""
+        known = [value for value in values if math.isfinite(value)]
+        return cls(
+            what,
+            len(known),
+            float(np.mean(known)),
+            float(np.std(known)),
+            float(np.median(known)),
+        )
+
+    def __str__(self) -> str:
+        spread = f"{self.mean:7.3f} ± {self.std:.3f}  median {self.median:.3f}"
+        return f"{self.what:<58} {spread}  n={self.n}"
+
+
+def is_dark(pixels: NDArray[np.floating], truth: NDArray[np.bool_]) -> bool:
+    """Tell the one-liner its polarity, from the truth."""
+    return bool(pixels[truth].mean() < pixels[~truth].mean()) if truth.any() else True
+
+
+def otsu_scores(image: EmpsImage) -> list[float]:
+    """Return the one-liner's MIoU at each blur."""
+    pixels = np.asarray(read_pixels(image.pair.image), np.float32)
+    truth = np.asarray(read_pixels(image.pair.mask)) > 0
+    dark = is_dark(pixels, truth)
+    scores: list[float] = []
+    for sigma_px in SIGMAS_PX:
+        blurred = ndimage.gaussian_filter(pixels, sigma_px) if sigma_px else pixels
+        bright = blurred > threshold_otsu(blurred)
+        scores.append(pixel_score(~bright if dark else bright, truth).miou)
+    return scores
+
+
+def model_scores(images: Sequence[EmpsImage], run: Run) -> list[ImageScore]:
+    scores: list[ImageScore] = []
+    for image in images:
+        pixels, marks = read_pixels(image.pair.image), read_pixels(image.pair.mask)
+        scores.append(score_image(image.pair.name, predict(pixels, run), pixels, marks))
+    return scores
+
+
+def real(run: Run) -> list[Figure]:
+    training, validation = split(read_emps(data_folder()))
+    tuning = np.array([otsu_scores(image) for image in training])
+    otsu = np.array([otsu_scores(image) for image in validation])
+    model = model_scores(validation, run)
+    best_before = int(tuning.mean(axis=0).argmax())
+    best_here = int(otsu.mean(axis=0).argmax())
+    miou = [score.miou for score in model]
+    core = [i for i, image in enumerate(validation) if image.is_core]
+    p = stats.wilcoxon(miou, otsu[:, best_here], alternative="greater").pvalue
+    print(f"paired Wilcoxon, model above Otsu tuned here: p = {p:.2g}")
+    return [
+        Figure.of("EMPS validation, model, MIoU", miou),
+        Figure.of(
+            f"EMPS validation, Otsu, blur {SIGMAS_PX[best_before]} px tuned on training, MIoU",
+            otsu[:, best_before].tolist(),
+        ),
+        Figure.of(
+            f"EMPS validation, Otsu, blur {SIGMAS_PX[best_here]} px tuned here, MIoU",
+            otsu[:, best_here].tolist(),
+        ),
+        Figure.of("EMPS validation core=yes, model, MIoU", [miou[i] for i in core]),
+        Figure.of(
+            "EMPS validation core=yes, Otsu tuned here, MIoU",
+            otsu[core, best_here].tolist(),
+        ),
+        Figure.of("EMPS validation, model, PA", [s.pa for s in model]),
+        Figure.of(
+            "EMPS validation, model, boundary F1", [s.boundary_f1 for s in model]
+        ),
+        Figure.of(
+            "EMPS validation, model, instance F1", [s.instance_f1 for s in model]
+        ),
+    ]
+
+
+def wild_scene(mode: Mode, number: int, rng: np.random.Generator) -> Scene:
+    """Draw every condition at random, hard ones included."""
+    size_px = DEMO_SIZES_PX[number % len(DEMO_SIZES_PX)]
+    shape = (WILD_SIDE_PX, WILD_SIDE_PX)
+    return random_scene(
+        rng, shape=shape, mode=mode, style="demo", median_diameter_px=size_px
+    )
+
+
+def simulated(run: Run, mode: Mode, count: int, *, wild: bool) -> list[Figure]:
+    """Score frames on supports that training never drew: the demo's scene, or any."""
+    scores: list[ImageScore] = []
+    for number in range(count):
+        rng = np.random.default_rng((SIMULATED_SEED, number))
+        scene = wild_scene(mode, number, rng) if wild else demo_scene(mode)
+        frame = render_micrograph(scene, rng)
+        if frame.particles:
+            shown = predict(frame.pixels, run)
+            scores.append(score_image(str(number), shown, frame.pixels, frame.labels))
+    errors = [s.mean_diameter_error_percent for s in scores]
+    what = f"simulated {mode}, {'any conditions' if wild else 'as in the demo'}"
+    return [
+        Figure.of(f"{what}, MIoU", [s.miou for s in scores]),
+        Figure.of(f"{what}, instance F1", [s.instance_f1 for s in scores]),
+        Figure.of(f"{what}, mean diameter error %", errors),
+    ]
+
+
+def record(directory: Path, card: ModelCard, figures: Sequence[Figure]) -> None:
+    scores = tuple(
+        Score(
+            metric=figure.what.rpartition(", ")[2],
+            split=figure.what.rpartition(", ")[0],
+            count=figure.n,
+            mean=round(figure.mean, 4),
+            std=round(figure.std, 4),
+        )
+        for figure in figures
+    )
+    checkpoint.write_card(directory, card.model_copy(update={"scores": scores}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="base")
+    parser.add_argument("--frames", type=int, default=8, help="simulated, of each kind")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--record", action="store_true", help="write them into the card"
+    )
+    options = parser.parse_args()
+    network, card = checkpoint.load(options.model)
+    run = torch_run(network)
+    print(f"{card.model_id} on {machine()}")
+    figures = real(run)
+    for wild in (False, True):
+        figures += simulated(run, "haadf", options.frames, wild=wild)
+        figures += simulated(run, "bf", options.frames, wild=wild)
+    for figure in figures:
+        print(figure)
+    if options.record:
+        record(checkpoint.find(options.model), card, figures)
+    write_json(
+        options.json,
+        {
+            "model_id": card.model_id,
+            "machine": machine(),
+            "figures": [asdict(figure) for figure in figures],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
