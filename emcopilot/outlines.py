@@ -190,7 +190,9 @@ def _telling(points: Points, start: IntArray) -> NDArray[np.bool_]:
         )
         opens = np.flatnonzero(within == reach)
         off = np.maximum.reduceat(_off_chord(points, points[begin], points[end]), opens)
-        straight = np.repeat(off <= _TOLERANCE_PX, np.diff(opens, append=len(points)))
+        # Four chords at least, or a small particle would shrink to a stroke.
+        flat = (off <= _TOLERANCE_PX) & (size[opens] >= 4 << level)
+        straight = np.repeat(flat, np.diff(opens, append=len(points)))
         stays &= ~straight | (within == reach)
     return stays
 
