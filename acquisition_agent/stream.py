@@ -82,6 +82,8 @@ class Stream:
         self._outbox: deque[list[wire.BytesLike]] = deque()
         self._report = wire.Report()
         self._reported_at = self._told_at = self._looked_at = float("-inf")
+        self._unproven = 0
+        """Handshakes in a row in which the server did not prove itself."""
         self._is_curious = True
         """Whether the journal may have files to offer that we have not seen."""
         self._journal_trouble: str | None = None
@@ -351,8 +353,12 @@ class Stream:
             event = recv_monitor_message(monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 log.info("connected server=%s", self._server_url)
+                self._unproven = 0
                 self._perform(machine.Connected())
                 continue
+            self._unproven += event in _UNPROVEN
+            if event in _UNPROVEN and self._unproven < _UNPROVEN_TIMES:
+                event = zmq.EVENT_DISCONNECTED
             text = _TROUBLES[event].format(url=self._server_url)
             is_news = text != self._machine.trouble
             # A refused handshake ends in "disconnected", too: keep the better reason.
@@ -380,6 +386,9 @@ _TROUBLES: dict[int, str] = {
     zmq.EVENT_DISCONNECTED: "the connection to {url} is cut; it is being made anew",
     zmq.EVENT_CLOSED: _ABSENT,
 }
+_UNPROVEN = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+_UNPROVEN_TIMES = 3
+"""A line that is cut during one handshake looks the same; three in a row are no chance."""
 _MONITORED = sum(_TROUBLES) | zmq.EVENT_HANDSHAKE_SUCCEEDED  # each event is one bit
 
 

@@ -228,7 +228,9 @@ class StreamMachine:
             return actions
         if self._is_stuck(now):
             return self._greet(now)
-        if now - self._pinged_at >= settings.ping_every_s:
+        # Three questions before silence counts as death, whatever the settings say.
+        ping_every_s = min(settings.ping_every_s, settings.silence_s / 3)
+        if now - self._pinged_at >= ping_every_s:
             self._pinged_at = now
             return [Send(wire.Ping(report=self._report))]
         return []
