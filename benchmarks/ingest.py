@@ -5,7 +5,6 @@ before it counts. Writing and sealing the files is not part of the time.
 """
 
 import argparse
-import json
 import logging
 import multiprocessing
 import os
@@ -18,8 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
+from machine import machine, write_json
 
 from acquisition_agent.config import StreamSettings
+from acquisition_agent.identity import load_identity
 from acquisition_agent.journal import Journal, Place
 from acquisition_agent.stream import Stream
 from acquisition_agent.waiting import digest, look_at
@@ -76,10 +77,10 @@ def main() -> int:
         figures = measure(home, options.frames, options.size)
     finally:
         shutil.rmtree(home)
+    print(f"ingest through CURVE on loopback; {machine()}")
     for name, value in figures.items():
         print(f"{name:28} {value:10.1f}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(options.json, {"machine": machine(), **figures})
     return 0 if figures["mb_per_s"] >= TARGET_MB_PER_S else 1
 
 
@@ -104,8 +105,6 @@ def measure(home: Path, frames: int, size: int) -> dict[str, float]:
 def _send(
     journal: Journal, home: Path, server: psutil.Process, frames: int, size: int
 ) -> dict[str, float]:
-    from acquisition_agent.identity import load_identity
-
     stream = Stream(journal, StreamSettings(), load_identity(home / "identity.json"))
     agent = psutil.Process()
     began, busy_before = time.monotonic(), _busy_s(server) + _busy_s(agent)
