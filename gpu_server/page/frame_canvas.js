@@ -3,35 +3,36 @@
 import { FrameViewer } from "emcopilot-frame-viewer";
 
 export default {
-  template: '<div class="frame-canvas"><canvas aria-label="live frame with outlines"></canvas></div>',
-  props: { feed: String },
+  template: '<div class="frame-canvas"><canvas role="img" aria-label="live frame with outlines"></canvas></div>',
+  props: { feed: String, options: Object },
   mounted() {
+    // What is on the screen, for tests and for whoever looks at the page with a script.
+    const shown = this.$el.dataset;
     this.viewer = new FrameViewer(this.$el.querySelector("canvas"), {
       onFrame: (header) => {
-        this.$el.dataset.seq = header.seq;
-        this.$el.dataset.particles = header.particles;
+        shown.seq = header.seq;
+        shown.particles = header.particles;
         this.$emit("frame", header);
       },
-      onHover: (text) => {
-        this.$el.dataset.hover = text ?? "";
-      },
-      onState: (state) => {
-        this.$el.dataset.state = state;
-        this.$emit("state", state);
-      },
+      onHover: (text) => { shown.hover = text; },
+      onView: ({ scale, x, y }) => { shown.view = [scale, x, y].join(" "); },
+      onState: (state) => { shown.state = state; },
     });
+    if (this.options) this.viewer.set(this.options);
     const protocol = location.protocol === "https:" ? "wss" : "ws";
     this.viewer.follow(`${protocol}://${location.host}${this.feed}`);
   },
   unmounted() {
     this.viewer.destroy();
   },
+  watch: {
+    options(options) {
+      this.viewer.set(options);
+    },
+  },
   methods: {
     fit() {
       this.viewer.fit();
-    },
-    set(options) {
-      this.viewer.set(options);
     },
   },
 };

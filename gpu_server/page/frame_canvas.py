@@ -1,16 +1,22 @@
 """The live frame as a page element: the browser fetches and draws it without Python."""
 
+import logging
 from collections.abc import Callable
 from typing import TypedDict
 
 from nicegui.element import Element
 from nicegui.events import GenericEventArguments
+from pydantic import ValidationError
+
+from emcopilot.live_packet import LiveHeader
+
+log = logging.getLogger(__name__)
 
 LIVE_FEED = "/api/v1/live"
 
 
-class ViewOptions(TypedDict, total=False):
-    """What the canvas draws."""
+class ViewOptions(TypedDict):
+    """What the canvas draws over and around the picture."""
 
     outlines: bool
     masks: bool
@@ -26,16 +32,26 @@ class FrameCanvas(
     component="frame_canvas.js",
     esm={"emcopilot-frame-viewer": "frame_viewer"},
 ):
-    """Canvas fed by the live WebSocket; frames never pass through the page's own socket."""
+    """Canvas fed by the live WebSocket; frames never pass through the page's own socket.
 
-    def __init__(self, on_frame: Callable[[dict[str, object]], None]) -> None:
+    Parameters
+    ----------
+    on_frame : callable
+        Told which frame is on the screen, at most twice a second; the last one always comes.
+    """
+
+    def __init__(self, on_frame: Callable[[LiveHeader], None]) -> None:
         super().__init__()
         self._props["feed"] = LIVE_FEED
 
         def forward(event: GenericEventArguments) -> None:
-            on_frame(event.args)
+            try:
+                header = LiveHeader.model_validate(event.args)
+            except ValidationError as error:
+                log.warning("frame event refused errors=%d", error.error_count())
+                return
+            on_frame(header)
 
-        # Names and figures only, twice a second: the picture is already on the screen.
         self.on("frame", forward, throttle=0.5)
 
     def fit(self) -> None:
@@ -44,4 +60,4 @@ class FrameCanvas(
 
     def show(self, options: ViewOptions) -> None:
         """Change what is drawn."""
-        self.run_method("set", dict(options))
+        self.props["options"] = dict(options)

@@ -1,12 +1,16 @@
 """Reads what the page shows: the answers of REST itself, so that the two never disagree."""
 
+import time
+
+import numpy as np
+
 from emcopilot.messages import Convergence, PsdAnswer, SessionAnswer
 from emcopilot.psd import measure_psd
 from gpu_server.api import agents, results
 from gpu_server.api.problems import ProblemError
 from gpu_server.api.services import Services
 from gpu_server.distribution import psd_answer
-from gpu_server.page.layout import View, Wanted
+from gpu_server.page.view import View, Wanted
 from gpu_server.segment import InferenceBackend
 
 TARGET = 0.02
@@ -15,18 +19,25 @@ _PROBLEMS_SHOWN = 20
 
 
 def read_view(services: Services, segmenter: InferenceBackend, wanted: Wanted) -> View:
-    """Read everything beside the picture; blocks for milliseconds."""
-    sessions = results.sessions(services)
-    session = _chosen(sessions, wanted.session_id)
+    """Read everything beside the picture; blocks for milliseconds.
+
+    Raises
+    ------
+    StoreError
+        If the database cannot be read just now.
+    """
+    session = _chosen(results.sessions(services), wanted.session_id)
     psd, convergence = _distribution(services, session, wanted)
+    probed = {name: probe() for name, probe in services.probes.items()}
     return View(
-        sessions=sessions,
+        at=time.time(),
         session=session,
         psd=psd,
         convergence=convergence,
         stats=agents.stats(services),
-        agents=agents.agents(services),
+        agents=[agent for agent in agents.agents(services) if agent.enrolled],
         problems=agents.problems(services)[:_PROBLEMS_SHOWN],
+        troubles={name: why for name, why in probed.items() if why},
         device=segmenter.device,
         model_id=segmenter.model_id,
     )
@@ -42,7 +53,7 @@ def _distribution(
     services: Services, session: SessionAnswer | None, wanted: Wanted
 ) -> tuple[PsdAnswer, Convergence | None]:
     if session is None:
-        return _nothing_yet(), None
+        return nothing_yet(), None
     answer, psd = results.distribution_of(services, session.id)
     convergence = results.convergence_of(psd, TARGET, 0.0)
     if wanted.span == "frame" and wanted.frame_id is not None:
@@ -53,8 +64,9 @@ def _distribution(
     return answer, convergence
 
 
-def _nothing_yet() -> PsdAnswer:
-    empty = measure_psd([], unit="nm")
+def nothing_yet() -> PsdAnswer:
+    """Return the distribution of no particle at all."""
+    empty = measure_psd(np.empty(0), unit="nm")
     return psd_answer(
         empty, reason=None, frames=0, excluded_border=0, rejected=0, event=0
     )

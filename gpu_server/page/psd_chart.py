@@ -4,67 +4,121 @@ import math
 from itertools import pairwise
 
 from emcopilot.messages import PsdAnswer
-from gpu_server.page.theme import BAR, FAINT, FIT, INK, LINE
+from gpu_server.page.theme import BAR, FAINT, FIT, INK, LINE, MEAN, PANEL
 
 Option = dict[str, object]
+Point = list[float]
 
-
-def empty() -> Option:
-    """Return the chart before the first particle."""
-    axis = {
-        "axisLine": {"lineStyle": {"color": LINE}},
-        "axisLabel": {"color": FAINT, "hideOverlap": True},
-        "splitLine": {"lineStyle": {"color": LINE}},
-        "nameTextStyle": {"color": FAINT},
-    }
-    return {
-        "animation": False,
-        "grid": {"left": 46, "right": 12, "top": 24, "bottom": 42},
-        "xAxis": {
-            **axis,
-            "type": "category",
-            "data": [],
-            "name": "equivalent diameter",
-            "nameLocation": "middle",
-            "nameGap": 26,
-        },
-        "yAxis": {**axis, "type": "value", "name": "particles", "minInterval": 1},
-        "tooltip": {"trigger": "axis", "backgroundColor": "#141a20", "borderColor": LINE,
-                    "textStyle": {"color": INK}},
-        "legend": {"right": 8, "top": 0, "textStyle": {"color": FAINT}, "itemHeight": 8},
-        "series": [
-            {"name": "counted", "type": "bar", "data": [], "barCategoryGap": "8%",
-             "itemStyle": {"color": BAR}},
-            {"name": "log-normal fit", "type": "line", "data": [], "smooth": True,
-             "showSymbol": False, "lineStyle": {"color": FIT, "width": 2},
-             "itemStyle": {"color": FIT}},
-        ],
-    }  # fmt: skip
+_FIT_POINTS = 80
+"""Enough for a curve without corners at the chart's few hundred pixels."""
+# Runs in the browser: a bar's point carries [lower edge, particles, upper edge].
+_TOOLTIP = (
+    "(bars) => { const [low, count, high] = bars[0].value; if (high === undefined) return '';"
+    " return `${low.toPrecision(3)} – ${high.toPrecision(3)}: <b>${count}</b> particles`; }"
+)
 
 
 def options(psd: PsdAnswer) -> Option:
-    """Return what changes when the distribution does."""
-    edges, counts = psd.histogram.edges, psd.histogram.counts
-    centres = [f"{(low + high) / 2:.3g}" for low, high in pairwise(edges)]
+    """Return the whole chart of one distribution; empty axes where there is no particle."""
+    edges = psd.histogram.edges
     return {
-        "xAxis": {"data": centres, "name": f"equivalent diameter ({psd.unit})"},
-        "series": [
-            {"name": "counted", "data": counts},
-            {"name": "log-normal fit", "data": expected_counts(psd)},
-        ],
-    }
+        "animation": False,
+        "textStyle": {"fontFamily": "Roboto, system-ui, sans-serif"},
+        "grid": {"left": 44, "right": 14, "top": 30, "bottom": 40},
+        "legend": {
+            "right": 6, "top": 0, "itemWidth": 14, "itemHeight": 8, "itemGap": 14,
+            "textStyle": {"color": FAINT}, "selectedMode": False, "icon": "roundRect",
+        },
+        "tooltip": {
+            "trigger": "axis", "backgroundColor": PANEL, "borderColor": LINE,
+            "textStyle": {"color": INK, "fontSize": 12}, ":formatter": _TOOLTIP,
+            "axisPointer": {"lineStyle": {"color": FAINT}},
+        },
+        "xAxis": {
+            **_axis(), "type": "value", "name": f"equivalent diameter ({psd.unit})",
+            "nameLocation": "middle", "nameGap": 26, "splitLine": {"show": False},
+            "min": edges[0] if edges else 0, "max": edges[-1] if edges else 1,
+            "axisLabel": {"color": FAINT, "showMinLabel": False, "showMaxLabel": False},
+        },
+        "yAxis": {
+            **_axis(), "type": "value", "name": "particles", "minInterval": 1, "splitNumber": 4,
+            "axisLine": {"show": False}, "axisLabel": {"color": FAINT},
+            "nameTextStyle": {"color": FAINT, "align": "left", "padding": [0, 0, 0, -34]},
+        },
+        "series": [_bars(psd), _fit(psd)],
+    }  # fmt: skip
 
 
-def expected_counts(psd: PsdAnswer) -> list[float]:
+def bars(psd: PsdAnswer) -> list[list[float | None]]:
+    """Return the histogram's steps as [lower edge, particles, upper edge]."""
+    edges, counts = psd.histogram.edges, psd.histogram.counts
+    steps: list[list[float | None]] = [
+        [low, count, high]
+        for (low, high), count in zip(pairwise(edges), counts, strict=True)
+    ]
+    # The last step needs its right end drawn.
+    return [*steps, [edges[-1], counts[-1], None]] if steps else []
+
+
+def fitted_curve(psd: PsdAnswer) -> list[Point]:
     """Return the particles a bin that the fitted law predicts; empty where it does not fit."""
     law, edges = psd.lognormal, psd.histogram.edges
-    if not law.fits or law.mu is None or not law.sigma:
+    if law is None or not law.ok or law.sigma <= 0 or len(edges) < 2:
         return []
-    below = [_lognormal_cdf(edge, law.mu, law.sigma) for edge in edges]
-    return [round(psd.counted * (high - low), 2) for low, high in pairwise(below)]
+    low, high = edges[0], edges[-1]
+    in_a_bin = psd.counted * (high - low) / (len(edges) - 1)
+    sizes = [low + (high - low) * i / _FIT_POINTS for i in range(_FIT_POINTS + 1)]
+    return [
+        [size, in_a_bin * _lognormal_density(size, law.mu, law.sigma)] for size in sizes
+    ]
 
 
-def _lognormal_cdf(diameter: float, mu: float, sigma: float) -> float:
+def _lognormal_density(diameter: float, mu: float, sigma: float) -> float:
     if diameter <= 0:
         return 0.0
-    return 0.5 * (1.0 + math.erf((math.log(diameter) - mu) / (sigma * math.sqrt(2.0))))
+    z = (math.log(diameter) - mu) / sigma
+    return math.exp(-0.5 * z * z) / (diameter * sigma * math.sqrt(2.0 * math.pi))
+
+
+def _bars(psd: PsdAnswer) -> Option:
+    return {
+        "name": "particles", "type": "line", "step": "end", "data": bars(psd),
+        "symbol": "none", "lineStyle": {"color": BAR, "width": 1.2},
+        "itemStyle": {"color": BAR}, "areaStyle": {"color": BAR, "opacity": 0.45},
+        "markLine": _mean(psd), "markArea": _interval(psd),
+    }  # fmt: skip
+
+
+def _fit(psd: PsdAnswer) -> Option:
+    return {
+        "name": "log-normal fit", "type": "line", "data": fitted_curve(psd),
+        "symbol": "none", "lineStyle": {"color": FIT, "width": 2},
+        "itemStyle": {"color": FIT}, "tooltip": {"show": False},
+    }  # fmt: skip
+
+
+def _mean(psd: PsdAnswer) -> Option:
+    known = [] if psd.mean_number is None else [{"xAxis": psd.mean_number}]
+    return {
+        "symbol": "none", "silent": True, "data": known, "animation": False,
+        "lineStyle": {"color": MEAN, "type": "dashed", "width": 1},
+        "label": {"formatter": "mean", "color": MEAN, "fontSize": 11, "distance": 2},
+    }  # fmt: skip
+
+
+def _interval(psd: PsdAnswer) -> Option:
+    known = psd.ci_low is not None and psd.ci_high is not None
+    return {
+        "silent": True, "animation": False,
+        "data": [[{"xAxis": psd.ci_low}, {"xAxis": psd.ci_high}]] if known else [],
+        "itemStyle": {"color": MEAN, "opacity": 0.16},
+    }  # fmt: skip
+
+
+def _axis() -> Option:
+    return {
+        "axisLine": {"lineStyle": {"color": LINE}},
+        "axisTick": {"show": False},
+        "splitLine": {"lineStyle": {"color": LINE}},
+        "nameTextStyle": {"color": FAINT},
+    }

@@ -1,36 +1,32 @@
-"""Colours and spacing of the page: near-black, because the microscope room is dark."""
+"""Colours of the page: near-black, because the microscope room is dark.
 
-INK = "#e8edf2"
-FAINT = "#93a0ad"
-LINE = "#27313a"
-BAR = "#4f9dff"
-FIT = "#ffd166"
-GOOD, WARN, BAD, OFF = "#3ddc84", "#ffb020", "#ff5c5c", "#5b6670"
+Bright colour is kept for what has a meaning: the state of a part, and the size of a particle.
+"""
+
+from pathlib import Path
+
+BACKGROUND, PANEL, LINE = "#07090b", "#0e1216", "#1e262d"
+INK, FAINT = "#e6ebf0", "#8e9aa6"
+ACCENT = "#58a6ff"
+BAR, FIT, MEAN = "#3f7fc4", "#ffcc66", "#e6ebf0"
+GOOD, WARN, BAD, OFF = "#3ddc84", "#ffb020", "#ff5c5c", "#56616b"
 LIGHTS = {"green": GOOD, "yellow": WARN, "red": BAD, "off": OFF}
 
-CSS = f"""
-body {{ background: #0b0e11; color: {INK}; font-family: system-ui, sans-serif; }}
-.nicegui-content {{ padding: 0; gap: 0; height: 100vh; }}
-.emc-header {{ height: 48px; border-bottom: 1px solid {LINE}; padding: 0 16px; width: 100%; }}
-.emc-title {{ font-weight: 600; font-size: 17px; letter-spacing: .02em; }}
-.emc-main {{ display: grid; grid-template-columns: minmax(0, 1fr) 430px; width: 100%;
-             height: calc(100vh - 48px); }}
-.emc-left {{ display: flex; flex-direction: column; min-width: 0; height: 100%; }}
-.frame-canvas {{ flex: 1 1 auto; min-height: 0; width: 100%; height: 100%; overflow: hidden; }}
-.frame-canvas canvas {{ display: block; width: 100%; height: 100%; cursor: crosshair;
-                        touch-action: none; }}
-.emc-caption {{ height: 30px; padding: 0 14px; color: {FAINT}; font-size: 13px;
-                white-space: nowrap; overflow: hidden; text-overflow: ellipsis; width: 100%; }}
-.emc-tools {{ min-height: 46px; padding: 4px 14px; border-top: 1px solid {LINE}; width: 100%; }}
-.emc-right {{ border-left: 1px solid {LINE}; padding: 14px 16px; overflow-y: auto; height: 100%; }}
-.emc-panel {{ width: 100%; border-bottom: 1px solid {LINE}; padding-bottom: 12px;
-              margin-bottom: 12px; }}
-.emc-heading {{ font-size: 12px; text-transform: uppercase; letter-spacing: .08em;
-                color: {FAINT}; }}
-.emc-figure {{ font-size: 25px; font-variant-numeric: tabular-nums; line-height: 1.15; }}
-.emc-note {{ font-size: 13px; color: {FAINT}; }}
-.emc-light {{ width: 10px; height: 10px; border-radius: 50%; flex: none; }}
-.emc-problem {{ font-size: 13px; overflow-wrap: anywhere; }}
-@media (max-width: 1000px) {{ .emc-main {{ grid-template-columns: 1fr; height: auto; }}
-  .emc-left {{ height: 70vh; }} .emc-right {{ border-left: none; height: auto; }} }}
-"""
+STYLE_SHEET = Path(__file__).with_name("page.css")
+
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
+    f'<rect width="32" height="32" rx="7" fill="{PANEL}"/>'
+    f'<circle cx="13" cy="13" r="6" fill="none" stroke="{ACCENT}" stroke-width="2.5"/>'
+    f'<circle cx="22.5" cy="22" r="3.5" fill="none" stroke="{FIT}" stroke-width="2.5"/></svg>'
+)
+
+
+def variables() -> str:
+    """Return the colours as CSS variables, so that the style sheet names none twice."""
+    colours = {
+        "background": BACKGROUND, "panel": PANEL, "line": LINE, "ink": INK, "faint": FAINT,
+        "accent": ACCENT, "good": GOOD, "warn": WARN, "bad": BAD, "off": OFF,
+    }  # fmt: skip
+    declared = "".join(f"--{name}:{value};" for name, value in colours.items())
+    return f":root {{{declared}}}"

@@ -4,18 +4,50 @@ import { POINTS_PER_PIXEL, REJECTED, TOUCHES_BORDER } from "./packet.js";
 
 const BINS = 24;
 const BORDER_COLOUR = "#9aa4ad";
+const HOVER_COLOUR = "#ffffff";
+const LETTING_GO = 0.1; // of what the range is too wide by, a frame
 
 /** A blue-green-yellow scale whose lightness rises evenly: readable without colour vision. */
 export function colourOf(fraction) {
   const t = Math.min(1, Math.max(0, fraction));
-  return `hsl(${Math.round(225 - 170 * t)} ${Math.round(75 + 20 * t)}% ${Math.round(58 + 8 * t)}%)`;
+  return `hsl(${Math.round(222 - 172 * t)} ${Math.round(85 + 10 * t)}% ${Math.round(62 + 2 * t)}%)`;
 }
 
-/** Outlines of one frame, batched into one path a colour, in shown-image pixels. */
+/** Which diameter has which colour; follows the frames calmly, so that colours do not flicker. */
+export class ColourScale {
+  constructor() {
+    this.range = [0, 0];
+    this.kind = "";
+  }
+
+  follow(packet) {
+    const seen = diameterRange(packet);
+    if (!seen) return;
+    const kind = `${packet.header.session_id} ${packet.header.unit}`;
+    if (kind !== this.kind) {
+      this.kind = kind;
+      this.range = seen;
+      return;
+    }
+    const [low, high] = this.range;
+    this.range = [
+      Math.min(seen[0], low + LETTING_GO * (seen[0] - low)),
+      Math.max(seen[1], high + LETTING_GO * (seen[1] - high)),
+    ];
+  }
+
+  bin(diameter) {
+    const [low, high] = this.range;
+    const fraction = high > low ? (diameter - low) / (high - low) : 0.5;
+    return Math.round((BINS - 1) * Math.min(1, Math.max(0, fraction)));
+  }
+}
+
+/** Outlines of one frame, batched into one path a colour, in picture pixels. */
 export class Particles {
-  constructor(packet) {
+  constructor(packet, colours) {
     this.packet = packet;
-    this.range = diameterRange(packet);
+    this.colours = colours;
     this.paths = new Map();
     this.boxes = new Int16Array(4 * packet.ids.length);
     for (let i = 0; i < packet.ids.length; i += 1) this.#add(i);
@@ -25,9 +57,9 @@ export class Particles {
     return this.packet.ids.length;
   }
 
-  /** Stroke and fill; `scale` is screen pixels per shown-image pixel. */
+  /** Stroke and fill; `scale` is screen pixels per picture pixel. */
   draw(context, { scale, outlines, fill }) {
-    context.lineWidth = 1.6 / scale;
+    context.lineWidth = 1.5 / scale;
     context.lineJoin = "round";
     for (const [key, path] of this.paths) {
       const border = key === "border";
@@ -50,20 +82,21 @@ export class Particles {
 
   /** Highlight one particle. */
   drawOne(context, index, scale) {
-    context.lineWidth = 3 / scale;
-    context.strokeStyle = "#ffffff";
-    context.stroke(this.#pathOf(index));
+    const path = new Path2D();
+    this.#trace(path, index);
+    context.lineWidth = 2.5 / scale;
+    context.strokeStyle = HOVER_COLOUR;
+    context.stroke(path);
   }
 
-  /** Index of the particle under (x, y) in shown-image pixels, or -1. */
+  /** Index of the particle under (x, y) in picture pixels, or -1. */
   at(x, y) {
+    const { boxes } = this;
     const px = x * POINTS_PER_PIXEL;
     const py = y * POINTS_PER_PIXEL;
-    for (let i = 0; i < this.count; i += 1) {
-      const [left, top, right, bottom] = this.boxes.subarray(4 * i, 4 * i + 4);
-      if (px >= left && px <= right && py >= top && py <= bottom && this.#contains(i, px, py)) {
-        return i;
-      }
+    for (let i = 0, b = 0; i < this.count; i += 1, b += 4) {
+      const near = px >= boxes[b] && py >= boxes[b + 1] && px <= boxes[b + 2] && py <= boxes[b + 3];
+      if (near && this.#contains(i, px, py)) return i;
     }
     return -1;
   }
@@ -79,20 +112,9 @@ export class Particles {
     }
     this.boxes.set(box, 4 * index);
     if (flags[index] & REJECTED) return;
-    const key = flags[index] & TOUCHES_BORDER ? "border" : this.#bin(diameter[index]);
+    const key = flags[index] & TOUCHES_BORDER ? "border" : this.colours.bin(diameter[index]);
     if (!this.paths.has(key)) this.paths.set(key, new Path2D());
     this.#trace(this.paths.get(key), index);
-  }
-
-  #bin(diameter) {
-    const [low, high] = this.range;
-    return Math.round((BINS - 1) * (high > low ? (diameter - low) / (high - low) : 0.5));
-  }
-
-  #pathOf(index) {
-    const path = new Path2D();
-    this.#trace(path, index);
-    return path;
   }
 
   #trace(path, index) {
@@ -112,15 +134,15 @@ export class Particles {
     const last = offsets[index + 1] - 1;
     let inside = false;
     for (let p = first, q = last; p <= last; q = p, p += 1) {
-      const [px, py, qx, qy] = [
-        points[2 * p], points[2 * p + 1], points[2 * q], points[2 * q + 1],
-      ];
+      const [px, py] = [points[2 * p], points[2 * p + 1]];
+      const [qx, qy] = [points[2 * q], points[2 * q + 1]];
       if (py > y !== qy > y && x < ((qx - px) * (y - py)) / (qy - py) + px) inside = !inside;
     }
     return inside;
   }
 }
 
+/** Smallest and largest diameter that counts, or null where none does. */
 function diameterRange({ diameter, flags }) {
   let low = Infinity;
   let high = -Infinity;
@@ -129,5 +151,5 @@ function diameterRange({ diameter, flags }) {
     low = Math.min(low, diameter[i]);
     high = Math.max(high, diameter[i]);
   }
-  return low <= high ? [low, high] : [0, 0];
+  return low <= high ? [low, high] : null;
 }

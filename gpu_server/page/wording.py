@@ -1,0 +1,159 @@
+"""The page's sentences: figures and states into text that an operator reads at a glance."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from emcopilot.live_packet import LiveHeader
+from emcopilot.messages import AgentAnswer, Convergence, PsdAnswer, SessionAnswer, Stats
+
+NOTHING = "–"
+LATE_S = 10.0
+"""A frame that waits longer than this turns the queue's light: results are due by then."""
+_FRESH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """The state of one part: a colour, one figure and what hovering tells."""
+
+    colour: str
+    """green | yellow | red | off"""
+    figure: str
+    tip: str
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a figure with `digits` significant digits, never with an exponent."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{min(max(decimals, 0), 6)}f}"
+
+
+def with_unit(value: float | None, unit: str, digits: int = 4) -> str:
+    """Write a figure and its unit, or a dash without one."""
+    text = number(value, digits)
+    return text if text == NOTHING else f"{text} {unit}"
+
+
+def ago(seconds: float) -> str:
+    """Say how long ago something was."""
+    if seconds < _FRESH_S:
+        return "now"
+    if seconds < 60:
+        return f"{seconds:.0f} s ago"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min ago"
+    return f"{seconds / 3600:.0f} h ago"
+
+
+def session_text(session: SessionAnswer | None, at: float) -> str:
+    """Name the session, with its frames and how fresh it is at Unix time `at`."""
+    if session is None:
+        return "no session yet"
+    frames = "1 frame" if session.frames == 1 else f"{session.frames:,} frames"
+    return f"{session.name}  ·  {frames}  ·  last {ago(at - session.last_at)}"
+
+
+def frame_facts(frame: LiveHeader) -> str:
+    """Say what is known of the frame on the canvas, beside its name."""
+    facts = [f"{frame.width} × {frame.height} px"]
+    if frame.page:
+        facts.insert(0, f"page {frame.page}")
+    if frame.pixel_size_nm:
+        size_y, size_x = frame.pixel_size_nm
+        size = (
+            number(size_x)
+            if size_x == size_y
+            else f"{number(size_x)} × {number(size_y)}"
+        )
+        facts.append(f"{size} nm/px from {frame.pixel_size_source}")
+    else:
+        facts.append("no pixel size")
+    facts.append(
+        "1 particle" if frame.particles == 1 else f"{frame.particles:,} particles"
+    )
+    return "  ·  ".join(facts)
+
+
+def interval(psd: PsdAnswer) -> str:
+    """Say how well the mean is known."""
+    if psd.ci_low is None or psd.ci_high is None:
+        return "too few for an interval"
+    return f"95 % in {number(psd.ci_low, 4)} – {number(psd.ci_high, 4)} {psd.unit}"
+
+
+def known_text(convergence: Convergence | None) -> str:
+    """Answer "enough particles yet?"."""
+    if convergence is None or convergence.relative_half_width is None:
+        return "Enough particles? Too few to say."
+    width = 100 * convergence.relative_half_width
+    target = f"{100 * convergence.target:.0f} %"
+    if convergence.known:
+        return f"Enough particles: mean known to {width:.1f} %, asked {target}"
+    more = convergence.needed_more
+    wanting = f", about {more:,} more for {target}" if more else f", asked {target}"
+    return f"Mean known to {width:.1f} %{wanting}"
+
+
+def known_fraction(convergence: Convergence | None) -> float:
+    """Return how far the particles counted are on the way to enough, 0..1."""
+    if convergence is None:
+        return 0.0
+    if convergence.known:
+        return 1.0
+    if not convergence.needed_more:
+        return 0.0
+    return convergence.counted / (convergence.counted + convergence.needed_more)
+
+
+def queue_light(stats: Stats, troubles: dict[str, str]) -> Light:
+    """Say how ingest and queue stand."""
+    waiting = stats.queued + stats.leased
+    tip = (
+        f"{stats.processed} processed, {waiting} waiting, {stats.quarantined} quarantined; "
+        f"{stats.skipped} display frames skipped, every frame is processed"
+    )
+    for part in ("ingest", "agents"):
+        if part in troubles:
+            return Light("red", "takes no files", troubles[part])
+    if not stats.balanced:
+        return Light("red", "does not balance", tip)
+    if stats.lag_s < LATE_S:
+        return Light("green", f"{waiting} waiting", tip)
+    return Light("yellow", f"{waiting} waiting, {stats.lag_s:.0f} s", tip)
+
+
+def agents_light(agents: Sequence[AgentAnswer]) -> Light:
+    """Say how the agents stand; the worst one decides the colour."""
+    if not agents:
+        return Light("off", "none enrolled", "run `emcopilot keys new` on the server")
+    order = ("red", "yellow", "green")
+    worst = min((agent.light for agent in agents), key=order.index)
+    silent = sum(agent.light == "red" for agent in agents)
+    pending = sum(agent.pending for agent in agents)
+    figure = f"{pending} waiting" if pending else "connected"
+    if silent:
+        figure = "silent" if len(agents) == 1 else f"{silent} of {len(agents)} silent"
+    tip = "; ".join(f"{agent.name}: {agent_account(agent)}" for agent in agents)
+    return Light(worst, figure, tip)
+
+
+def agent_account(agent: AgentAnswer) -> str:
+    """Say when an agent was heard and what it has sent."""
+    seen = agent.last_seen_s
+    heard = "never heard" if seen is None else ago(seen)
+    return f"{heard}, {agent.pending:,} waiting, {agent.stored:,} stored"
+
+
+def inference_light(device: str, model_id: str, troubles: dict[str, str]) -> Light:
+    """Say where frames are segmented, and by which weights."""
+    if "pipeline" in troubles:
+        return Light("red", "stopped", troubles["pipeline"])
+    if not device:
+        return Light("off", "starting", "the network is being loaded")
+    where = device.partition(" ")[0].upper()
+    return Light("green", where, f"model {model_id} on {device}")
