@@ -54,9 +54,10 @@ def load_settings(
 
 def _overlay(target: dict[str, object], extra: Mapping[str, object]) -> None:
     for key, value in extra.items():
-        below = target.get(key)
-        if isinstance(value, Mapping) and isinstance(below, dict):
-            _overlay(below, value)  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(value, Mapping):
+            table = target.setdefault(key, {})
+            if isinstance(table, dict):
+                _overlay(table, value)  # pyright: ignore[reportUnknownArgumentType]
         elif value is not None:
             target[key] = value
 

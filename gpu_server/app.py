@@ -6,6 +6,7 @@ connect only when what they send can be stored and processed.
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -19,7 +20,6 @@ from gpu_server.api.problems import install_problem_handlers
 from gpu_server.api.services import Services
 from gpu_server.auth import Gate
 from gpu_server.config import ServerSettings
-from gpu_server.inference import InferenceSpec
 from gpu_server.ingest import Ingest
 from gpu_server.keys import server_keys
 from gpu_server.page import layout
@@ -27,8 +27,9 @@ from gpu_server.page.look import read_view
 from gpu_server.pipeline import Pipeline
 from gpu_server.publish import Publisher
 from gpu_server.sandbox import DecodePool
-from gpu_server.segment import Segmenter
+from gpu_server.segment import InferenceSpec, Segmenter
 from gpu_server.store import Store
+from gpu_server.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def create_app(
 async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) -> None:
     loop = asyncio.get_running_loop()
     store = stack.enter_context(Store(settings.data_dir))
+    _welcome(store)
     publisher = Publisher()
     segmenter = await stack.enter_async_context(Segmenter(_spec(settings)))
     decoder = await stack.enter_async_context(DecodePool(settings.decode))
@@ -129,6 +131,16 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
             "pipeline": lambda: "the pipeline has ended" if carrying.done() else None,
         },
     )
+
+
+def _welcome(store: Store) -> None:
+    """Print the administrator's token once, on the very first start."""
+    secret = Tokens(store.database).create_first()
+    if secret:
+        sys.stderr.write(
+            f"\nAdministrator's token, shown this once:\n\n    {secret}\n\n"
+            "Log in with it on the page; make others with `emcopilot tokens create`.\n\n"
+        )
 
 
 def _spec(settings: ServerSettings) -> InferenceSpec:

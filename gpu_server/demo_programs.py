@@ -67,6 +67,11 @@ class DemoPrograms:
         """Where REST and page are served."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def server_pid(self) -> int:
+        """Process id of the server."""
+        return self._running[0][0].pid
+
     def login_url(self) -> str:
         """Return an address that opens the page once, without typing a token."""
         code = Tokens(self.database).new_login_code("admin", name="demo")

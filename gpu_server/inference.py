@@ -10,35 +10,21 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from emcopilot.errors import ConfigError, EMcopilotError, ModelError
 from gpu_server.engines import Engine
+from gpu_server.engines.torch_engine import TorchCpuEngine, TorchCudaEngine
+from gpu_server.segment import InferenceSpec, raw_bytes
+from models.checkpoint import load
+from models.tiling import Tiling, predict, predict_together
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceSpec:
-    """What the child must load; plain values, because they cross a process border."""
-
-    model: str = "base"
-    """A model id of the registry, or a directory with weights and card."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    engine: str = "auto"
-    """auto, torch or openvino."""
-    warm_px: int = 1024
-    """Side of the frame run once at start, so that the first real one is not slow; 0: none."""
-    cache_dir: str | None = None
-    """Where compiled graphs are kept between starts."""
-    one_pass_px: int = 1536
-    """Frames up to this side go through whole; larger ones in tiles."""
 
 
 def build_engine(spec: InferenceSpec) -> tuple[Engine, str]:
@@ -56,28 +42,20 @@ def build_engine(spec: InferenceSpec) -> tuple[Engine, str]:
     ModelError
         If weights and card do not belong together.
     """
-    # Heavy imports wait until the child runs: the parent imports this module for InferenceSpec.
-    import torch  # noqa: PLC0415
-
-    from models.checkpoint import load  # noqa: PLC0415
-
     net, card = load(spec.model)
     if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()):
-        from gpu_server.engines.torch_engine import TorchCudaEngine  # noqa: PLC0415
-
         if spec.engine == "openvino":
             raise ConfigError("engine = openvino runs on the CPU; set device = cpu")
         return TorchCudaEngine(net), card.model_id
     if spec.device not in {"auto", "cpu"}:
         raise ConfigError(f"device: got {spec.device!r}, expected auto, cpu or cuda")
     if spec.engine == "torch":
-        from gpu_server.engines.torch_engine import TorchCpuEngine  # noqa: PLC0415
-
         return TorchCpuEngine(net), card.model_id
     if spec.engine not in {"auto", "openvino"}:
         raise ConfigError(
             f"engine: got {spec.engine!r}, expected auto, torch or openvino"
         )
+    # Not on a machine that never runs it: a GPU server may leave OpenVINO out.
     from gpu_server.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
 
     cache_dir = Path(spec.cache_dir) if spec.cache_dir else None
@@ -88,8 +66,6 @@ def frame_predictor(
     engine: Engine, one_pass_px: int
 ) -> Callable[[NDArray[np.generic]], NDArray[np.uint8]]:
     """Return the function from one frame's pixels to its uint8 probability, both (H, W)."""
-    from models.tiling import Tiling, predict  # noqa: PLC0415
-
     tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
     return lambda pixels: predict(pixels, engine.run, tiling)
 
@@ -98,12 +74,10 @@ def predict_batch(
     engine: Engine, frames: list[NDArray[np.generic]], one_pass_px: int
 ) -> list[NDArray[np.uint8]]:
     """Predict frames of one shape; small ones share a pass when the engine gains from it."""
-    from models.tiling import predict_together  # noqa: PLC0415
-
     if len(frames) > 1 and max(frames[0].shape) <= one_pass_px:
         return predict_together(frames, engine.run)
-    predict = frame_predictor(engine, one_pass_px)
-    return [predict(pixels) for pixels in frames]
+    predict_one = frame_predictor(engine, one_pass_px)
+    return [predict_one(pixels) for pixels in frames]
 
 
 def serve(connection: Connection, spec: InferenceSpec) -> None:
@@ -144,7 +118,7 @@ def _answer(
         return
     _send(connection, {"infer_s": (time.monotonic() - started) / len(frames)})
     for probability in maps:
-        connection.send_bytes(np.ascontiguousarray(probability).data)
+        connection.send_bytes(raw_bytes(probability))
 
 
 def _send(connection: Connection, header: dict[str, object]) -> None:

@@ -6,7 +6,6 @@ particle table, and one summary of the run.
 
 import argparse
 import asyncio
-import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,14 +16,13 @@ import numpy as np
 
 from emcopilot.calibrate import Calibration, calibrate, sidecar_pixel_size_nm
 from emcopilot.errors import ConfigError, EMcopilotError
-from emcopilot.messages import PARTICLE_COLUMNS
 from emcopilot.particle_table import countable
 from emcopilot.psd import measure_psd
 from gpu_server.config import DecodeSettings, ServerSettings
-from gpu_server.inference import InferenceSpec
 from gpu_server.measure import MeasuredFrame, measure
+from gpu_server.particle_rows import Origin, as_csv, contract_columns
 from gpu_server.sandbox import DecodePool
-from gpu_server.segment import Segmenter
+from gpu_server.segment import InferenceSpec, Segmenter
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -144,14 +142,18 @@ class OfflineRun:
 
     def _write(self, stem: str, path: Path, page: int, measured: MeasuredFrame) -> None:
         (self.out / f"{stem}.labels.tif").write_bytes(measured.labels_tiff())
-        with (self.out / f"{stem}.particles.csv").open(
-            "w", newline="", encoding="utf-8"
-        ) as file:
-            writer = csv.DictWriter(file, PARTICLE_COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(
-                particle_rows(measured, session=path.parent.name, frame=stem)
-            )
+        origin = Origin(
+            session=path.parent.name,
+            frame=len(self.frames),
+            time_s=measured.frame.time_s,
+            model_id=measured.model_id,
+            calibration_source=measured.frame.pixel_size_source,
+        )
+        nobody_rejected = np.zeros(len(measured.particles), np.bool_)
+        columns = contract_columns(measured.particles, origin, nobody_rejected)
+        (self.out / f"{stem}.particles.csv").write_text(
+            as_csv(columns), encoding="utf-8"
+        )
         counted = measured.particles.diameters()[countable(measured.particles)]
         self.sizes[measured.unit].extend(counted.tolist())
         size = measured.frame.pixel_size_nm
@@ -177,7 +179,7 @@ class OfflineRun:
             "device": segmenter.device,
             "frames": self.frames,
             "failures": self.failures,
-            "psd": psd.as_dict(),
+            "psd": psd.to_json(),
             "psd_covers": "uncalibrated frames only: units are mixed"
             if mixed
             else "all frames",
@@ -194,21 +196,3 @@ class OfflineRun:
     def _say(self, text: str) -> None:
         if not self.quiet:
             sys.stdout.write(text + "\n")
-
-
-def particle_rows(
-    measured: MeasuredFrame, *, session: str, frame: str
-) -> Iterator[dict[str, object]]:
-    """Yield the particle table of the contract; not measured is an empty cell."""
-    source = measured.frame.pixel_size_source
-    for row in measured.particles.rows():
-        yield {
-            "session": session,
-            "frame": frame,
-            "time_s": measured.frame.time_s,
-            "particle": row["label"],
-            "rejected": False,
-            "model_id": measured.model_id,
-            "calibration_source": source,
-            **row,
-        }

@@ -19,14 +19,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emcopilot.errors import ConfigError, ModelError
-from gpu_server import inference
-from gpu_server.inference import InferenceSpec
 
 log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 300.0
 _FRAME_TIMEOUT_S = 180.0
 _TRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceSpec:
+    """What the child must load; plain values, because they cross a process border."""
+
+    model: str = "base"
+    """A model id of the registry, or a directory with weights and card."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    engine: str = "auto"
+    """auto, torch or openvino."""
+    warm_px: int = 1024
+    """Side of the frame run once at start, so that the first real one is not slow; 0: none."""
+    cache_dir: str | None = None
+    """Where compiled graphs are kept between starts."""
+    one_pass_px: int = 1536
+    """Frames up to this side go through whole; larger ones in tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +221,7 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=inference.serve,
+            target=_serve,
             args=(theirs, spec),
             name="emcopilot-inference",
             daemon=True,
@@ -238,7 +254,7 @@ class _Child:
         }
         self._pipe.send_bytes(json.dumps(header).encode())
         for pixels in frames:
-            self._pipe.send_bytes(pixels.data)
+            self._pipe.send_bytes(raw_bytes(pixels))
         answer = _receive(self._pipe, _FRAME_TIMEOUT_S * len(frames))
         if "failed" in answer:
             raise ModelError(str(answer["failed"]))
@@ -256,6 +272,18 @@ class _Child:
         """End the process now; correctness never depends on its goodbye."""
         self._process.kill()
         self._process.join(5)
+
+
+def _serve(connection: Connection, spec: InferenceSpec) -> None:
+    # Imported in the child alone: the process that answers browsers never loads torch.
+    from gpu_server import inference  # noqa: PLC0415
+
+    inference.serve(connection, spec)
+
+
+def raw_bytes(array: NDArray[np.generic]) -> memoryview:
+    """View an array as flat bytes: a pipe takes the length of a 2-D view for its size."""
+    return memoryview(np.ascontiguousarray(array)).cast("B")  # pyright: ignore[reportArgumentType]
 
 
 def _receive(pipe: Connection, timeout_s: float) -> dict[str, object]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from emcopilot.errors import ConfigError, ModelError
-from gpu_server.inference import InferenceSpec, build_engine
-from gpu_server.segment import Segmentation, Segmenter
+from gpu_server.inference import build_engine
+from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
 from models import checkpoint
 from models.npssegnet import Architecture, build
 from models.tiling import predict

@@ -1,0 +1,65 @@
+"""The demo as a newcomer runs it, and the proof that its verdict can be FAIL."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from emcopilot.virtual_microscope import acquire
+from gpu_server.demo import Pace
+from gpu_server.demo_programs import DemoPrograms
+from gpu_server.demo_verdict import judge
+
+pytestmark = pytest.mark.timeout(400)
+
+FRAMES = 4
+SIZE = 512
+
+
+@pytest.fixture(scope="module")
+def demo() -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "emcopilot.cli",
+        "demo",
+        "--headless",
+        "--port",
+        "0",
+    ]
+    return subprocess.run(
+        [*command, "--frames", str(FRAMES), "--size", str(SIZE)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_demo_passes_and_ends_with_one_line_of_figures(
+    demo: subprocess.CompletedProcess[str],
+) -> None:
+    assert demo.returncode == 0, demo.stderr
+    figures = json.loads(demo.stdout.strip().splitlines()[-1])
+    assert (figures["frames"], figures["stored"]) == (FRAMES, FRAMES)
+    assert (figures["lost"], figures["duplicated"]) == (0, 0)
+    assert abs(figures["mean_diameter_error_percent"]) <= 3.0
+    assert figures["latency_p50_s"] > 0
+
+
+def test_masks_two_pixels_too_large_fail_the_demo(tmp_path: Path) -> None:
+    server = [str(Path(__file__).with_name("dilated_server.py"))]
+    with DemoPrograms(tmp_path, port=0, server=server) as programs:
+        acquire(
+            programs.watched,
+            frames=2,
+            size=SIZE,
+            seed=2026,
+            truth_path=programs.truth,
+            wait=Pace(programs),
+        )
+        verdict = judge(programs, 2)
+    assert verdict.stored == 2
+    assert verdict.mean_diameter_error_percent > 3.0
+    assert not verdict.passed
