@@ -22,6 +22,8 @@ _MIN_ENOUGH = 30
 """Fewer particles never are enough: their own spread is not known well enough."""
 _MIN_FIT = 20
 _BINS = (8, 60)
+_SAME = 1e-9
+"""Diameters that differ by a smaller fraction are one size and a rounding error."""
 _LILLIEFORS = 0.895
 """5 % point of (sqrt n - 0.01 + 0.85 / sqrt n) D for a normal fitted by its own mean and
 variance. Source: M. A. Stephens, J. Am. Stat. Assoc. 69 (1974) 730, table 1A."""
@@ -202,8 +204,18 @@ def _percentiles(sizes: FloatArray, weights: FloatArray) -> tuple[float, float, 
 def _histogram(sizes: FloatArray, bins: int | FloatArray | None) -> Histogram:
     if bins is None and len(sizes) == 0:
         return Histogram((), ())
-    counts, edges = np.histogram(sizes, _bin_count(sizes) if bins is None else bins)
+    chosen = _bin_count(sizes) if bins is None else bins
+    counts, edges = np.histogram(sizes, chosen, _range(sizes))
     return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+
+
+def _range(sizes: FloatArray) -> tuple[float, float] | None:
+    """Say from where to where equal bins go; None for from the least to the greatest."""
+    if len(sizes) == 0 or sizes[-1] - sizes[0] > _SAME * sizes[-1]:
+        return None
+    # The same size twice, worked out from two pixel sizes, differs in its last digit: no
+    # room for bins. And half a unit either way would begin below zero for 0.3 nm.
+    return 0.5 * float(sizes[0]), 1.5 * float(sizes[-1])
 
 
 def _bin_count(sizes: FloatArray) -> int:
@@ -219,7 +231,7 @@ def _bin_count(sizes: FloatArray) -> int:
 def _fit(logs: FloatArray) -> LogNormal | None:
     """Fit sorted logarithms of diameters; None where all are the same or too few."""
     n, mu, sigma = len(logs), float(logs.mean()), float(logs.std())
-    if n < 2 or sigma <= 1e-9:
+    if n < 2 or sigma <= _SAME:
         return None
     expected = special.ndtr((logs - mu) / sigma)
     step = np.arange(n) / n
@@ -240,7 +252,7 @@ def _interval(
     if n < 2:
         return None
     z = float(special.ndtri((1.0 + _CONFIDENCE) / 2.0))
-    if n > _BOOTSTRAP_LIMIT or squares <= (1e-9 * mean) ** 2 * n:
+    if n > _BOOTSTRAP_LIMIT or squares <= (_SAME * mean) ** 2 * n:
         half = z * math.sqrt(squares / (n - 1) / n)
         return mean - half, mean + half
     rng = np.random.default_rng(seed)

@@ -175,6 +175,20 @@ def test_a_million_particles_take_seconds_at_most() -> None:
     assert psd.relative_half_width < 0.001
 
 
+@pytest.mark.parametrize("bins", [None, 7])
+def test_one_size_has_a_histogram_even_where_its_last_digit_differs(
+    bins: int | None,
+) -> None:
+    # 100 px of 0.3 nm and 25 px of 0.6 nm have the same area but for its last digit.
+    for size in (0.3, 12.0, 5000.0):
+        psd = measure_psd(
+            np.array([size, np.nextafter(size, 1e9)]), unit="nm", bins=bins
+        )
+        assert sum(psd.histogram.counts) == 2
+        assert 0 < psd.histogram.edges[0] < size < psd.histogram.edges[-1]
+        assert_plain(psd)
+
+
 def test_given_bins_are_kept() -> None:
     edges = np.array([0.0, 5.0, 10.0, 100.0])
     psd = measure_psd(lognormal(500), unit="nm", bins=edges)
