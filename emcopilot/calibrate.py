@@ -18,9 +18,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 
 from emcopilot.config import Settings
 from emcopilot.decode import METADATA, Frame
@@ -40,7 +40,7 @@ _LINE = re.compile(
     r"""^\W*(?P<key>pixel[ _-]?size(?:[ _-]?nm)?|nm[ _-]?per[ _-]?(?:pixel|px)|scale)
         [^\S\n]*(?:[(\[](?P<in>[^\s)\]/]+)[^)\]]*[)\]])?[^\S\n]*[:=\t ][^\S\n]*
         (?P<value>[+-]?[\d.,]+(?:e[+-]?\d+)?)[^\S\n]*
-        (?P<unit>[a-zµμÅ]*)""",
+        (?P<unit>[a-zµμÅ]*)(?P<per>[^\S\n]*/[^\S\n]*p)?""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
 _UNIT_IN_TEXT = re.compile(
@@ -53,7 +53,7 @@ class MagnificationRow(Settings):
 
     magnification: PositiveFloat
     """As the microscope indicates it, e.g. 40000."""
-    pixel_size_nm: PositiveFloat
+    pixel_size_nm: Annotated[float, Field(ge=SMALLEST_NM, le=LARGEST_NM)]
     """Edge of a pixel at this magnification and binning 1, in nm."""
     instrument: str | None = None
     """Only for frames whose metadata name this microscope; None is for all."""
@@ -160,6 +160,8 @@ def _from_mapping(name: str, tree: object) -> PixelSize | None:
 def _from_lines(name: str, text: str) -> PixelSize | None:
     for line in _LINE.finditer(text):
         named = re.sub(r"[ _-]", "", line["key"].lower())
+        if named == "scale" and not (line["per"] or "/p" in line[0].lower()):
+            continue  # "scale: 50 nm" is a scale bar's length more often than a pixel's
         unit = "nm" if "nm" in named else line["in"] or line["unit"]
         if unit:  # a bare number may be anything: µm, px, a camera's pitch
             return _lengths(name, line["value"], unit)

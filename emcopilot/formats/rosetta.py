@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from emcopilot.errors import DecodeError
 from emcopilot.formats.hdf5_check import check_hdf5
 from emcopilot.formats.page import Contents, Page, Source
-from emcopilot.formats.units import as_float, pixel_size_nm, seconds, why_no_length
+from emcopilot.formats.units import (
+    as_float,
+    is_reciprocal,
+    pixel_size_nm,
+    seconds,
+    why_no_length,
+)
 
 Tree = Mapping[str, object]
 _DETECTORS = re.compile(
@@ -185,6 +191,10 @@ def _pages(signal: dict[str, object]) -> list[Page]:
     y, x = axes[-2], axes[-1]
     size = pixel_size_nm(y["scale"], x["scale"], y["units"], x["units"])
     problem = "" if size else why_no_length(x["scale"], x["units"])
+    # A pattern's header keeps the magnification of the last image: no table may use it.
+    magnification = (
+        None if is_reciprocal(x["units"]) else _number(signal, _MAGNIFICATIONS)
+    )
     step = seconds(axes[0]["scale"], axes[0]["units"]) if len(axes) == 3 else None
     count = data.shape[0] if len(axes) == 3 else 1
     return [
@@ -195,7 +205,7 @@ def _pages(signal: dict[str, object]) -> list[Page]:
             pixel_size_nm=size,
             modality=_modality(signal),
             time_s=None if step is None else index * step,
-            magnification=_number(signal, _MAGNIFICATIONS),
+            magnification=magnification,
             binning=_number(signal, _BINNINGS),
             instrument=_text(signal, _INSTRUMENTS),
             notes=(problem,) if problem else (),

@@ -194,7 +194,10 @@ def _imagej(tif: TiffFile, page: TiffPage) -> TiffScale | None:
     step = as_float(metadata.get("finterval"))
     rate = as_float(metadata.get("fps"))
     step = step if step else (1.0 / rate if rate else None)
-    scale = TiffScale(frame_step_s=step if metadata.get("frames") else None)
+    # Pages of a hyperstack go through channels and slices before the next frame.
+    others = (as_float(metadata.get(axis)) or 1.0 for axis in ("channels", "slices"))
+    only_time = bool(metadata.get("frames")) and max(others) <= 1.0
+    scale = TiffScale(frame_step_s=step if only_time else None)
     unit = str(metadata.get("unit", ""))
     per_unit = _pixels_per_unit(tif.pages.first)
     if not unit or per_unit is None:

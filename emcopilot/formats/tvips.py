@@ -70,6 +70,7 @@ def open_tvips(source: Source, keep: ExitStack) -> Contents:
         np.memmap(source.path, np.uint8, "r") if count > 0 else np.empty(0, np.uint8)
     )
     heads = [_head(stream, first + i * stride, header) for i in range(count)]
+    magnification = float(general["magnification"]) or None
     pages = [
         Page(
             shape=(height, width),
@@ -79,7 +80,8 @@ def open_tvips(source: Source, keep: ExitStack) -> Contents:
             ),
             modality="diffraction" if head.mode == DIFFRACTION else "TEM",
             time_s=head.time_s - heads[0].time_s,
-            magnification=float(general["magnification"]) or None,
+            # Of a pattern it says nothing of the pixels: no table may use it.
+            magnification=None if head.mode == DIFFRACTION else magnification,
             binning=float(general["bin_x"]) or None,
             notes=_notes(head.mode),
         )

@@ -1,6 +1,7 @@
 """Units of files into nm and s; the only place that sees Å, µm and inches."""
 
 import math
+import re
 
 from emcopilot.formats.page import PixelSize
 
@@ -26,6 +27,8 @@ _SECONDS = {
     "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "µs": 1e-6,
     "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0,
 }  # fmt: skip
+_TWO_WAYS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+"""A comma that may part thousands as well as decimals."""
 
 
 def normal_unit(unit: object) -> str:
@@ -70,12 +73,24 @@ def seconds(value: object, unit: object) -> float | None:
 
 
 def as_float(value: object) -> float | None:
-    """Read a header's number, which may be a string with a decimal comma."""
+    """Read a header's number, which may be a string with a decimal comma.
+
+    "1,024" gives None: it is 1024 to one writer and 1.024 to another.
+    """
+    text = str(value).strip()
+    if _TWO_WAYS.fullmatch(text):
+        return None
     try:
-        number = float(str(value).replace(",", "."))
+        number = float(text.replace(",", "."))
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def is_reciprocal(unit: object) -> bool:
+    """Say whether an axis is one of reciprocal space, as in a diffraction pattern."""
+    name = normal_unit(unit)
+    return name.startswith(("1/", "1 /")) or name.endswith("-1")
 
 
 def why_no_length(value: object, unit: object) -> str:
@@ -83,7 +98,7 @@ def why_no_length(value: object, unit: object) -> str:
     name = normal_unit(unit)
     if not name:
         return ""
-    if name.startswith("1/") or name.startswith("1 /") or name.endswith("-1"):
+    if is_reciprocal(unit):
         return f"axes are in {name}: a diffraction pattern, so sizes stay in px"
     if name not in _NM:
         return f"axes are in {name!r}, which is no length: sizes stay in px"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from emcopilot.calibrate import (
     Calibration,
@@ -69,6 +70,12 @@ def test_indicated_magnifications_are_rounded() -> None:
         assert frame.pixel_size_nm == ((expected, expected) if expected else None)
 
 
+@pytest.mark.parametrize("pixel_size_nm", [0.0, float("nan"), float("inf"), 1e9])
+def test_a_row_that_cannot_be_right_is_refused_at_start(pixel_size_nm: float) -> None:
+    with pytest.raises(ValidationError):
+        MagnificationRow(magnification=40_000, pixel_size_nm=pixel_size_nm)
+
+
 def test_binning_widens_the_tables_pixel() -> None:
     frame = Frame(PIXELS, magnification=40_000, binning=4)
     assert calibrate(frame, Calibration(table=TABLE)).pixel_size_nm == (1.2, 1.2)
@@ -105,7 +112,10 @@ def test_a_row_for_the_instrument_comes_before_a_row_for_all() -> None:
         ("a.txt", "pixel size (nm): 0,21", (0.21, 0.21)),
         ("a.txt", "pixel size [µm] = 2.1e-4", (0.21, 0.21)),
         ("a.txt", "nm per pixel: 0.21", (0.21, 0.21)),
-        ("a.txt", "scale: 0.21 nm", (0.21, 0.21)),
+        ("a.txt", "scale: 0.21 nm/px", (0.21, 0.21)),
+        ("a.txt", "Scale (nm/pixel) = 0.21", (0.21, 0.21)),
+        ("a.txt", "scale: 50 nm", None),  # the length of a scale bar
+        ("a.txt", "scale: 50 nm\npixel size: 0.21 nm", (0.21, 0.21)),
         ("a.txt", "scale: 4", None),
         ("a.txt", "Pixel size: 15.6", None),
         ("a.txt", "The pixel size is unknown", None),
@@ -128,6 +138,7 @@ def test_sidecars_as_people_write_them(
         ("a.json", '{"pixel_size_nm": [1, 2, 3]}'),
         ("a.toml", "pixel_size_nm = nan"),
         ("a.txt", "pixel size: 0 nm"),
+        ("a.txt", "pixel size: 1,024 nm"),  # 1024 or 1.024: nobody can tell
         ("a.txt", "pixel size: 3 furlongs"),
     ],
 )

@@ -167,6 +167,18 @@ def test_reciprocal_axes_stay_in_px_and_the_note_says_why() -> None:
     assert any("1/nm" in note for note in frame.notes)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "digitalmicrograph/2D/test_diffraction_pattern.dm3",
+        "tvips/test_tvips_2345_000.tvips",
+    ],
+)
+def test_no_magnification_table_gives_a_diffraction_pattern_nm(name: str) -> None:
+    # Headers of patterns keep the magnification of the image taken before them.
+    assert first_frame(vendor_files() / "rosettasciio" / name).magnification is None
+
+
 # --- TIFF scales ----------------------------------------------------------------------
 
 
@@ -216,6 +228,18 @@ def test_imagej_frame_intervals_become_times(tmp_path: Path) -> None:
     )
     with open_frames(path) as file:
         assert [file.read(page).time_s for page in range(3)] == [0, 0.5, 1.0]
+
+
+def test_pages_of_an_imagej_stack_that_are_not_only_times_have_no_time(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "channels.tif"
+    stack = np.stack([np.stack([RAMP] * 2)] * 3)
+    tifffile.imwrite(
+        path, stack, imagej=True, metadata={"axes": "TCYX", "finterval": 0.5}
+    )
+    with open_frames(path) as file:
+        assert [file.read(page).time_s for page in range(6)] == [None] * 6
 
 
 @pytest.mark.parametrize("unit", ["INCH", "CENTIMETER"])
