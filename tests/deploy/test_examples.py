@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,16 @@ def test_the_documented_server_settings_load() -> None:
     assert settings.decode == ServerSettings().decode
     assert settings.segment == ServerSettings().segment
     assert settings.ingest.bind == "tcp://*:5570"
+
+
+def test_the_lines_that_a_reader_may_uncomment_load_too(tmp_path: Path) -> None:
+    # Prose begins with a capital letter; a setting that is commented out does not.
+    off = re.compile(r"^# (?=\[|[a-z_]+ = )", re.MULTILINE)
+    for name, kind in (("server", ServerSettings), ("agent", AgentSettings)):
+        text, count = off.subn("", (DEPLOY / f"{name}.toml").read_text("utf-8"))
+        assert count >= 2
+        (tmp_path / "all.toml").write_text(text, encoding="utf-8")
+        load_settings(kind, tmp_path / "all.toml")
 
 
 def test_the_documented_agent_settings_load() -> None:
