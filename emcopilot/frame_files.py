@@ -52,7 +52,7 @@ def mrc_bytes(pages: Pages, pixel_size_nm: float, modality: str) -> bytes:
 
     Parameters are those of `tiff_bytes`.
     """
-    stack = np.atleast_3d(pages) if pages.ndim == 3 else pages[None]
+    stack = pages if pages.ndim == 3 else pages[None]
     count, height, width = stack.shape
     step = pixel_size_nm * ANGSTROM_PER_NM
     header = struct.pack(
