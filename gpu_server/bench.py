@@ -15,6 +15,7 @@ SCRIPTS = {
     "measure": "measure.py",
     "vendor": "vendor_files.py",
     "quality": "base_model_quality.py",
+    "real": "real_data.py",
 }
 """What can be measured, and the script that prints it."""
 

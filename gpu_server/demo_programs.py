@@ -11,12 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+import sqlalchemy as sa
+
 from emcopilot.errors import ConfigError, EMcopilotError
 from gpu_server.accounts import queue_account
 from gpu_server.database import Database
 from gpu_server.enrol_desk import enrol_locally
 from gpu_server.store import Store
-from gpu_server.tables import PROCESSED, QUARANTINED
+from gpu_server.tables import LEASED, PROCESSED, QUARANTINED, QUEUED
+from gpu_server.tables import files as files_table
 from gpu_server.tokens import Tokens
 
 START_TIMEOUT_S = 300.0
@@ -104,6 +107,27 @@ class DemoPrograms:
             time.sleep(
                 _LOOK_S
             )  # the programs are other processes: only their rows tell
+
+    def wait_until_stored(self, files: int) -> None:
+        """Wait until the server holds `files` files and every frame of them has ended.
+
+        Raises
+        ------
+        EMcopilotError
+            As `wait_until_done`.
+        """
+        while True:
+            with self.database.read() as connection:
+                stored = connection.execute(
+                    sa.select(sa.func.count()).select_from(files_table)
+                )
+                arrived = stored.scalar_one() >= files
+                states = queue_account(connection).states
+            done = states[PROCESSED] + states[QUARANTINED]
+            waiting = states[QUEUED] + states[LEASED]
+            if arrived and not waiting:
+                return
+            self.wait_until_done(done + 1)
 
     def _start(self) -> None:
         self.watched.mkdir(parents=True, exist_ok=True)

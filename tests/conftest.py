@@ -41,6 +41,27 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with random weights: for tests of the way there and back, not of the answer."""
+    import torch  # not every test run needs it, and it takes seconds
+
+    from models import checkpoint
+    from models.npssegnet import Architecture, build
+
+    torch.manual_seed(3)
+    directory = tmp_path_factory.mktemp("model")
+    checkpoint.save(
+        directory,
+        build(),
+        name="test",
+        architecture=Architecture(),
+        data={},
+        training={},
+    )
+    return directory
+
+
+@pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoPrograms]:
     """Server and agent as on site, watching a folder; started once for all tests that need it."""
     folder = tmp_path_factory.mktemp("installation")

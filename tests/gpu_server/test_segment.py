@@ -13,25 +13,12 @@ import torch
 from emcopilot.errors import ConfigError, ModelError
 from gpu_server.inference import build_engine
 from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
-from models import checkpoint
-from models.npssegnet import Architecture, build
 from models.tiling import predict
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights: what is tested here is the way there and back, not the answer."""
-    torch.manual_seed(3)
-    directory = tmp_path_factory.mktemp("model")
-    checkpoint.save(
-        directory,
-        build(),
-        name="test",
-        architecture=Architecture(),
-        data={},
-        training={},
-    )
-    return directory
+def model(random_model: Path) -> Path:
+    return random_model
 
 
 def spec(model: Path, **changes: object) -> InferenceSpec:

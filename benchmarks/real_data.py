@@ -1,0 +1,159 @@
+"""Send every real micrograph through the live path: does it get a result, and how good is it.
+
+    EMCOPILOT_DATA=... python benchmarks/real_data.py [--json FILE]
+
+The images and vendor files are dropped into the watched folder of a running server and agent.
+EMPS: MIoU on the validation part (split by paper). ARDA: F1 of particles whose centre lies in a
+manual box. Vendor files: what got a result, and what was refused with which reason.
+"""
+
+import argparse
+import csv
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+from emps import data_folder, read_emps, split
+from machine import machine, spread, write_json
+from numpy.typing import NDArray
+
+from emcopilot.label_image import decode_labels
+from gpu_server.accounts import file_account, problem_files, queue_account
+from gpu_server.demo_programs import DemoPrograms
+from gpu_server.particle_rows import read_labels, read_particles
+from gpu_server.queries import StoredFrame, counted_frames, session_list
+from models.datasets import read_pixels
+from models.segmentation_metrics import pixel_score
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--limit", type=int, help="only so many files of each set")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    data = data_folder()
+    with (
+        tempfile.TemporaryDirectory(prefix="emcopilot-bench-") as folder,
+        DemoPrograms(Path(folder), port=0) as programs,
+    ):
+        dropped = drop(data, programs, options.limit)
+        programs.wait_until_stored(dropped)
+        figures = report(data, programs, dropped)
+    write_json(options.json, {"machine": machine(), **figures})
+
+
+def drop(data: Path, programs: DemoPrograms, limit: int | None) -> int:
+    """Copy the sets into folders of the watched folder; return how many files."""
+    sets = {
+        "emps": sorted((data / "emps_tem" / "images").iterdir()),
+        "arda": sorted((data / "arda_stem" / "images").iterdir()),
+        "vendor": [
+            path
+            for path in sorted((data / "vendor" / "rosettasciio").rglob("*"))
+            if path.is_file() and path.suffix != ".zip"
+        ],
+    }
+    count = 0
+    for name, paths in sets.items():
+        for path in paths[:limit]:
+            # Vendor files of one name lie in several folders: each keeps its own.
+            below = path.parent.name if name == "vendor" else ""
+            target = programs.watched / name / below
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target / path.name)
+            count += 1
+    return count
+
+
+def report(data: Path, programs: DemoPrograms, dropped: int) -> dict[str, object]:
+    with programs.database.read() as connection:
+        files = file_account(connection)
+        states = queue_account(connection).states
+        problems = problem_files(connection)
+        frames = [
+            frame
+            for session in session_list(connection)
+            for frame in counted_frames(connection, session.id)
+        ]
+        emps = [f for f in frames if "/emps/" in f.source_key]
+        arda = [f for f in frames if "/arda/" in f.source_key]
+        labels = {_name(f): decode_labels(read_labels(connection, f)) for f in emps}
+        scores = {_name(f): box_f1(data, f, _centres(connection, f)) for f in arda}
+    mious = emps_mious(data, labels)
+    print(
+        f"{machine()}\n{dropped} files dropped, {files.stored} stored; frames {states}"
+    )
+    vendor = len(frames) - len(emps) - len(arda)
+    print(
+        f"results: {len(emps)} EMPS images, {len(arda)} ARDA images, {vendor} vendor frames"
+    )
+    for problem in problems:
+        print(f"  refused: {problem.name}: {problem.reason}")
+    print(
+        f"EMPS validation (by paper): median MIoU {statistics.median(mious):.3f}, n={len(mious)}"
+    )
+    for kind in ("HAADF", "BF"):
+        values = [
+            f1 for name, f1 in scores.items() if _is_haadf(name) == (kind == "HAADF")
+        ]
+        if values:
+            median = statistics.median(values)
+            print(
+                f"ARDA {kind}: F1 by centre in box, median {median:.3f}, n={len(values)}"
+            )
+    return {
+        "dropped": dropped,
+        "stored": files.stored,
+        "states": states,
+        "emps_miou": spread(mious),
+        "arda_f1": scores,
+        "refused": {problem.name: problem.reason for problem in problems},
+    }
+
+
+def emps_mious(data: Path, labels: dict[str, NDArray[np.int32]]) -> list[float]:
+    _, validation = split(read_emps(data))
+    return [
+        pixel_score(
+            labels[image.pair.image.name] > 0, read_pixels(image.pair.mask) > 0
+        ).miou
+        for image in validation
+        if image.pair.image.name in labels
+    ]
+
+
+def box_f1(data: Path, frame: StoredFrame, centres: NDArray[np.float64]) -> float:
+    """F1 of finding: a box is found by the first centre within it; others are false."""
+    path = data / "arda_stem" / "boxes" / f"{Path(_name(frame)).stem}.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        corners = ("x0", "y0", "x1", "y1")
+        boxes = [[float(row[key]) for key in corners] for row in csv.DictReader(file)]
+    free = np.ones(len(centres), bool)
+    found = 0
+    for x0, y0, x1, y1 in boxes:
+        y, x = centres[:, 0], centres[:, 1]
+        inside = np.flatnonzero(free & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
+        if inside.size:
+            free[inside[0]] = False
+            found += 1
+    return 2 * found / (len(boxes) + len(centres)) if boxes or len(centres) else 1.0
+
+
+def _centres(connection: sa.Connection, frame: StoredFrame) -> NDArray[np.float64]:
+    table = read_particles(connection, frame)
+    return np.column_stack([table.centroid_y_px, table.centroid_x_px])
+
+
+def _is_haadf(name: str) -> bool:
+    return name.startswith(("Cu", "Pd", "PtC3"))
+
+
+def _name(frame: StoredFrame) -> str:
+    return frame.source_key.rpartition("/")[2]
+
+
+if __name__ == "__main__":
+    main()
