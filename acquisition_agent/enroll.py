@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import zmq
+from pydantic import ValidationError
 
 from acquisition_agent.identity import (
     Identity,
@@ -43,7 +44,12 @@ def enrol(invitation: Invitation, *, name: str, answer_s: float = ANSWER_S) -> I
         If no server answers, it is another one, or it refuses the code.
     """
     public, secret = new_key_pair()
-    question = wire.Enrol(code=invitation.code, host=name)
+    try:
+        question = wire.Enrol(code=invitation.code, host=name)
+    except ValidationError as error:
+        raise ConfigError(
+            f"a name is one line of at most 200 characters, not {name[:40]!r}"
+        ) from error
     answer = _ask(invitation, question, public, secret, answer_s)
     if isinstance(answer, wire.Refused):
         raise ConfigError(answer.reason)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import zmq
 from pydantic import ValidationError
-from zmq.utils.monitor import recv_monitor_message
 
-from acquisition_agent import stream_machine as machine
+from acquisition_agent import stream_events as events
 from acquisition_agent.config import StreamSettings
-from acquisition_agent.identity import Identity, identify
+from acquisition_agent.connection import Connection
+from acquisition_agent.identity import Identity
 from acquisition_agent.journal import Journal, SealedFile
 from acquisition_agent.stream_machine import StreamMachine
 from acquisition_agent.windows import open_shared
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 _TICK_S = 0.25
 _REPORT_EVERY_S = 1.0
 _TELL_EVERY_S = 2.0
-_RECONNECT_MS = 250
-_RECONNECT_MAX_MS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +80,7 @@ class Stream:
         self._outbox: deque[list[wire.BytesLike]] = deque()
         self._report = wire.Report()
         self._reported_at = self._told_at = self._looked_at = float("-inf")
-        self._unproven = 0
-        """Handshakes in a row in which the server did not prove itself."""
+        self._said: tuple[str | None, bool] = (None, False)
         self._is_curious = True
         """Whether the journal may have files to offer that we have not seen."""
         self._journal_trouble: str | None = None
@@ -147,37 +144,46 @@ class Stream:
                 self._stopping.wait(1.0)
 
     def _use_one_socket(self) -> None:
-        with _dealer(self._context, self._identity) as dealer:
-            self._outbox.clear()
-            monitor = dealer.get_monitor_socket(_MONITORED)
-            try:
-                dealer.connect(self._server_url)
-                self._serve(dealer, monitor)
-            finally:
-                dealer.disable_monitor()
-                monitor.close(linger=0)
-
-    def _serve(self, dealer: zmq.Socket[bytes], monitor: zmq.Socket[bytes]) -> None:
         """Work with one socket until the machine wants another."""
+        self._outbox.clear()
+        with Connection(self._context, self._identity, self._server_url) as line:
+            self._serve(line)
+
+    def _serve(self, line: Connection) -> None:
+        dealer = line.socket
         poller = zmq.Poller()
         poller.register(self._waking, zmq.POLLIN)
-        poller.register(monitor, zmq.POLLIN)
+        poller.register(line.monitor, zmq.POLLIN)
         is_wanted = True
         while is_wanted and not self._stopping.is_set():
             has_output = bool(self._outbox) or self._machine.has_chunk()
             poller.register(dealer, zmq.POLLIN | (zmq.POLLOUT if has_output else 0))
             ready = dict(poller.poll(int(_TICK_S * 1000)))
             if self._waking in ready:
-                _drain(self._waking)
+                self._waking.recv()
                 self._is_curious = True
-            if monitor in ready:
-                self._watch_connection(monitor)
+            if line.monitor in ready:
+                for event in line.news(self._machine.trouble):
+                    self._perform(event)
             if ready.get(dealer, 0) & zmq.POLLIN:
                 self._hear(dealer)
             if ready.get(dealer, 0) & zmq.POLLOUT:
                 self._write(dealer)
             is_wanted = self._consult_journal()
             self._journal_trouble = None
+            self._say_what_is_new()
+
+    def _say_what_is_new(self) -> None:
+        """Show on the console what a person should know, each thing once."""
+        state = self._machine
+        news = state.trouble or state.paused or state.notice
+        if (news, state.is_open) == self._said:
+            return
+        self._said = (news, state.is_open)
+        if news:
+            log.warning("%s", news)
+        elif state.is_open:
+            log.info("connected server=%s", self._server_url)
 
     def _hear(self, dealer: zmq.Socket[bytes]) -> None:
         while True:
@@ -190,13 +196,13 @@ class Stream:
             except WireError as error:
                 log.warning("message ignored error=%s", error)
                 continue
-            self._perform(machine.Heard(message))
+            self._perform(events.Heard(message))
 
     def _write(self, dealer: zmq.Socket[bytes]) -> None:
         """Hand over what waits, then one chunk after the other, as the socket allows."""
         while True:
             if not self._outbox:
-                self._perform(machine.Writable())
+                self._perform(events.Writable())
             if not self._outbox:
                 return
             try:
@@ -213,7 +219,7 @@ class Stream:
         if now - self._reported_at >= _REPORT_EVERY_S:
             self._reported_at = now
             self._report = self._make_report()
-        if not self._perform(machine.Tick(self._report)):
+        if not self._perform(events.Tick(self._report)):
             return False
         if not self._machine.is_open:
             return True
@@ -241,7 +247,7 @@ class Stream:
             self._files[file.seq, file.rev] = file
         if headers:
             self._journal.mark_offered([(h.seq, h.rev) for h in headers])
-            self._perform(machine.Sealed(headers))
+            self._perform(events.Sealed(headers))
 
     def _tell_losses(self) -> None:
         gone = self._journal.gone_to_tell(wire.ITEMS)
@@ -257,7 +263,7 @@ class Stream:
             for file in gone
         ]
         if items:
-            self._perform(machine.Lost(items))
+            self._perform(events.Lost(items))
 
     def _make_report(self) -> wire.Report:
         counts = self._journal.counts()
@@ -275,25 +281,25 @@ class Stream:
 
     # Actions ---------------------------------------------------------------------
 
-    def _perform(self, event: machine.Event) -> bool:
+    def _perform(self, event: events.Event) -> bool:
         """Do what the machine says; return False if it wants a new socket."""
-        events = deque[machine.Event]([event])
+        waiting = deque[events.Event]([event])
         is_wanted = True
-        while events:
-            for action in self._machine.step(events.popleft(), time.monotonic()):
+        while waiting:
+            for action in self._machine.step(waiting.popleft(), time.monotonic()):
                 match action:
-                    case machine.Send(message):
+                    case events.Send(message):
                         self._outbox.append(wire.encode(message))
-                    case machine.SendChunk(item, offset, length):
+                    case events.SendChunk(item, offset, length):
                         if not self._read(item, offset, length):
-                            events.append(machine.Unreadable(item))
-                    case machine.Settle():
+                            waiting.append(events.Unreadable(item))
+                    case events.Settle():
                         self._settle(action)
-                    case machine.Forget():
+                    case events.Forget():
                         self._outbox.clear()
                         self._files.clear()
                         self._journal.reset_offered()
-                    case machine.Reconnect():
+                    case events.Reconnect():
                         is_wanted = False
         return is_wanted
 
@@ -324,7 +330,7 @@ class Stream:
         self._sent_bytes += length
         return True
 
-    def _settle(self, action: machine.Settle) -> None:
+    def _settle(self, action: events.Settle) -> None:
         for item in action.items:
             self._files.pop(item, None)
         match action.outcome:
@@ -346,51 +352,6 @@ class Stream:
         self._journal.note(item[0], reason)
         self._journal.mark_gone(*item, "rejected")
 
-    # The connection --------------------------------------------------------------
-
-    def _watch_connection(self, monitor: zmq.Socket[bytes]) -> None:
-        while monitor.poll(0):
-            event = recv_monitor_message(monitor)["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                log.info("connected server=%s", self._server_url)
-                self._unproven = 0
-                self._perform(machine.Connected())
-                continue
-            self._unproven += event in _UNPROVEN
-            if event in _UNPROVEN and self._unproven < _UNPROVEN_TIMES:
-                event = zmq.EVENT_DISCONNECTED
-            text = _TROUBLES[event].format(url=self._server_url)
-            is_news = text != self._machine.trouble
-            # A refused handshake ends in "disconnected", too: keep the better reason.
-            if event != zmq.EVENT_DISCONNECTED or self._machine.trouble is None:
-                if is_news:
-                    log.warning("not connected: %s", text)
-                self._perform(machine.Troubled(text))
-
-
-_ABSENT = (
-    "no server answers at {url}; is it running, is the address right, does a firewall "
-    "block the port? Files are kept and sent later"
-)
-_STRANGER = (
-    "the server at {url} did not prove that it is the one this PC was enrolled with; "
-    "if it was set up anew, enrol again (emcopilot enroll STRING)"
-)
-_TROUBLES: dict[int, str] = {
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: (
-        "the server at {url} does not know this agent's key; enrol again (emcopilot "
-        "enroll STRING)"
-    ),
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: _STRANGER,
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: _STRANGER,
-    zmq.EVENT_DISCONNECTED: "the connection to {url} is cut; it is being made anew",
-    zmq.EVENT_CLOSED: _ABSENT,
-}
-_UNPROVEN = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
-_UNPROVEN_TIMES = 3
-"""A line that is cut during one handshake looks the same; three in a row are no chance."""
-_MONITORED = sum(_TROUBLES) | zmq.EVENT_HANDSHAKE_SUCCEEDED  # each event is one bit
-
 
 def _header(file: SealedFile) -> FileHeader:
     return FileHeader(
@@ -402,30 +363,3 @@ def _header(file: SealedFile) -> FileHeader:
         mtime_ns=file.mtime_ns,
         sealed_at=file.sealed_at,
     )
-
-
-def _drain(socket: zmq.Socket[bytes]) -> None:
-    while socket.poll(0):
-        socket.recv(zmq.NOBLOCK)
-
-
-def _dealer(
-    context: zmq.Context[zmq.Socket[bytes]], identity: Identity
-) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.DEALER)
-    identify(socket, identity.server_key, identity.public_key, identity.secret_key)
-    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a server that is away
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 4)  # messages of 1 MiB: on a slow link these wait
-    socket.setsockopt(zmq.RCVHWM, 200)
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.HEADER_BYTES)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    # Slower than our own 10 s of silence: on a slow link a heartbeat waits behind
-    # megabytes that are on their way, and must not cut the line they travel on.
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, 30_000)
-    return socket

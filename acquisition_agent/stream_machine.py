@@ -11,11 +11,28 @@ in the journal and is offered again; only STORED lets go of a file.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from acquisition_agent.config import StreamSettings
+from acquisition_agent.stream_events import (
+    Action,
+    Connected,
+    Event,
+    Forget,
+    Heard,
+    Lost,
+    Reconnect,
+    Sealed,
+    Send,
+    SendChunk,
+    Settle,
+    Tick,
+    Troubled,
+    Unreadable,
+    Writable,
+)
 from emcopilot import wire
-from emcopilot.wire import FileHeader, GoneItem, Item, Message
+from emcopilot.wire import FileHeader, Item, Message
 
 T = TypeVar("T")
 
@@ -24,106 +41,6 @@ MAX_IN_FLIGHT = 2 * wire.ITEMS
 enough that a new frame does not queue behind a long backlog."""
 HELLO_EVERY_S = 2.0
 REFUSED_EVERY_S = 10.0
-
-# Events ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """The socket has a new connection, encrypted, to the right server."""
-
-
-@dataclass(frozen=True, slots=True)
-class Troubled:
-    """There is no connection, for a reason that a person can act on."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """The server said something."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """The journal has these files to send."""
-
-    files: Sequence[FileHeader]
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The journal has these losses to tell."""
-
-    items: Sequence[GoneItem]
-
-
-@dataclass(frozen=True, slots=True)
-class Writable:
-    """The socket takes one more chunk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A file that is in flight could not be read as it was sealed."""
-
-    item: Item
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-    report: wire.Report
-
-
-Event = (
-    Connected | Troubled | Heard | Sealed | Lost | Writable | Unreadable | Tick
-)  # fmt: skip
-
-# Actions -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send a message."""
-
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class SendChunk:
-    """Read these bytes of a file and send them."""
-
-    item: Item
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reconnect:
-    """Throw the socket away and make a new one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Nothing is in flight any more: offer everything again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """Write down what became of these files."""
-
-    outcome: Literal["stored", "told", "doubtful", "rejected"]
-    items: Sequence[Item]
-    reason: str | None = None
-    """Why the server rejects them."""
-
-
-Action = Send | SendChunk | Reconnect | Forget | Settle
 
 
 @dataclass(slots=True)

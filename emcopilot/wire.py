@@ -78,7 +78,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Journal = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Seconds = Annotated[float, Field(ge=0, lt=2**53)]
 Sentence = Annotated[str, Field(max_length=500)]
-Label = Annotated[str, Field(max_length=200)]
+Label = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""One line: it is shown in logs."""
 GoneReason = Literal["vanished", "changed", "unreadable", "rejected"]
 
 

@@ -19,12 +19,13 @@ import zmq
 
 from emcopilot import wire
 from emcopilot.errors import EMcopilotError, StoreError, WireError
-from gpu_server import ingest_machine as machine
+from gpu_server import ingest_events as events
 from gpu_server.config import IngestSettings
 from gpu_server.enrol_desk import DOMAIN as ENROL_DOMAIN
 from gpu_server.enrol_desk import EnrolDesk
 from gpu_server.enrolment import AgentReport
-from gpu_server.ingest_machine import IngestMachine, Key
+from gpu_server.ingest_events import Key
+from gpu_server.ingest_machine import IngestMachine
 from gpu_server.intake import GoneItem, ReceivedFile
 from gpu_server.keys import Gate, ServerKeys, bind, guard
 from gpu_server.spool import Spool
@@ -157,6 +158,8 @@ class Ingest:
 
     def _run(self) -> None:
         with self._socket:
+            # Before the first word is heard: is there room on the disk?
+            self._perform(events.Tick(self._spool.free_bytes))
             while not self._stopping.is_set():
                 try:
                     self._turn()
@@ -173,14 +176,14 @@ class Ingest:
             except zmq.Again:
                 break
             self._receive(peer.bytes, str(peer.get("User-Id")), frames)
-        self._perform(machine.Drained())
+        self._perform(events.Drained())
         now = time.monotonic()
         if now - self._looked_at >= _KEYS_EVERY_S:
             self._looked_at = now
             self._look_at_keys()
         if now - self._ticked_at >= _TICK_S:
             self._ticked_at = now
-            self._perform(machine.Tick(self._spool.free_bytes))
+            self._perform(events.Tick(self._spool.free_bytes))
 
     def _receive(self, peer: bytes, public_key: str, frames: list[zmq.Frame]) -> None:
         if self._is_struck(public_key):
@@ -200,7 +203,7 @@ class Ingest:
             )
         agent_id = self._agent_id(public_key)
         self._perform(
-            machine.Heard(peer, public_key, agent_id, message, payload, present)
+            events.Heard(peer, public_key, agent_id, message, payload, present)
         )
 
     # Keys ------------------------------------------------------------------------
@@ -216,7 +219,7 @@ class Ingest:
         for public_key in self._machine.public_keys:
             if self._agent_id(public_key) is None:
                 log.warning("agent revoked key=%s", public_key)
-                self._perform(machine.Revoked(public_key))
+                self._perform(events.Revoked(public_key))
 
     def _is_struck(self, public_key: str) -> bool:
         strikes = self._strikes.get(public_key, ())
@@ -232,28 +235,28 @@ class Ingest:
 
     # Actions ---------------------------------------------------------------------
 
-    def _perform(self, event: machine.Event) -> None:
+    def _perform(self, event: events.Event) -> None:
         """Let the machine see an event, and do what it says until it says no more."""
-        events = deque([event])
-        while events:
-            for action in self._machine.step(events.popleft(), time.monotonic()):
+        waiting = deque([event])
+        while waiting:
+            for action in self._machine.step(waiting.popleft(), time.monotonic()):
                 outcome = self._do(action)
                 if outcome is not None:
-                    events.append(outcome)
+                    waiting.append(outcome)
 
-    def _do(self, action: machine.Action) -> machine.Event | None:
+    def _do(self, action: events.Action) -> events.Event | None:
         match action:
-            case machine.Send(peer, message):
+            case events.Send(peer, message):
                 return self._send(peer, message)
-            case machine.Append():
+            case events.Append():
                 return self._append(action)
-            case machine.Drop(key):
+            case events.Drop(key):
                 return self._spool.drop(key)
-            case machine.Commit(files):
+            case events.Commit(files):
                 return self._commit(files)
-            case machine.RecordGone():
+            case events.RecordGone():
                 return self._record_gone(action)
-            case machine.RecordReport():
+            case events.RecordReport():
                 return self._record_report(action)
 
     def _send(self, peer: bytes, message: wire.Message) -> None:
@@ -263,22 +266,22 @@ class Ingest:
             # Gone, or not reading its answers: it will say HELLO and ask again.
             log.info("answer dropped message=%s error=%s", message.name, error)
 
-    def _append(self, action: machine.Append) -> machine.Written | machine.Failed:
+    def _append(self, action: events.Append) -> events.Written | events.Failed:
         try:
             size = self._spool.append(action.key, action.payload)
         except OSError as error:
             log.error("write failed file=%s error=%s", action.header.source_key, error)
-            return machine.Failed([action.key], str(error))
+            return events.Failed([action.key], str(error))
         if size < action.header.size:
-            return machine.Written(action.key, "partly")
+            return events.Written(action.key, "partly")
         is_right = self._spool.sha256(action.key) == action.header.sha256
         if not is_right:
             log.warning("wrong bytes file=%s", action.header.source_key)
-        return machine.Written(action.key, "whole" if is_right else "mismatch")
+        return events.Written(action.key, "whole" if is_right else "mismatch")
 
     def _commit(
         self, files: Sequence[tuple[Key, wire.FileHeader]]
-    ) -> machine.Committed | machine.Failed:
+    ) -> events.Committed | events.Failed:
         """Bytes first, then the rows, then the word: in this order nothing is lost."""
         keys = [key for key, _ in files]
         received = [self._received(key, header) for key, header in files]
@@ -290,13 +293,13 @@ class Ingest:
             # again; full disks are ordinary, anything else shows its traceback.
             is_ordinary = isinstance(error, OSError | StoreError)
             log.error("commit failed error=%s", error, exc_info=not is_ordinary)
-            return machine.Failed(keys, str(error))
+            return events.Failed(keys, str(error))
         self._spool.close_parts(keys)
         self._count["files"] += len(keys)
         for file in received:
             log.info("file stored name=%s bytes=%d", file.source_key, file.size)
         self._on_stored(received)
-        return machine.Committed(keys)
+        return events.Committed(keys)
 
     def _received(self, key: Key, header: wire.FileHeader) -> ReceivedFile:
         return ReceivedFile(
@@ -312,16 +315,16 @@ class Ingest:
             received_at=self._spool.began_at(key) or time.time(),
         )
 
-    def _record_gone(self, action: machine.RecordGone) -> machine.GoneRecorded | None:
+    def _record_gone(self, action: events.RecordGone) -> events.GoneRecorded | None:
         items = [GoneItem(g.seq, g.rev, g.source_key, g.reason) for g in action.items]
         try:
             self._store.record_gone(action.agent_id, action.journal, items)
         except StoreError as error:
             log.error("losses not recorded files=%d error=%s", len(items), error)
             return None  # unanswered, they are told again
-        return machine.GoneRecorded(action.peer, [(g.seq, g.rev) for g in items])
+        return events.GoneRecorded(action.peer, [(g.seq, g.rev) for g in items])
 
-    def _record_report(self, action: machine.RecordReport) -> None:
+    def _record_report(self, action: events.RecordReport) -> None:
         told = action.report
         report = AgentReport(
             journal=action.hello.journal,

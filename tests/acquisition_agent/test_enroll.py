@@ -102,6 +102,11 @@ def test_an_identity_is_not_overwritten_by_accident(
     assert load_identity(path) != before
 
 
+def test_a_name_is_one_line(store: Store, ingest: Ingest) -> None:
+    with pytest.raises(ConfigError, match="one line"):
+        enrol(invite(store, ingest), name="two\nlines")
+
+
 def test_a_missing_identity_says_how_to_enrol(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="emcopilot enroll STRING"):
         load_identity(tmp_path / "none.json")

@@ -4,20 +4,21 @@ import pytest
 
 from acquisition_agent import stream_machine as machine
 from acquisition_agent.config import StreamSettings
-from acquisition_agent.stream_machine import (
+from acquisition_agent.stream_events import (
     Connected,
     Forget,
     Heard,
+    Lost,
     Reconnect,
     Sealed,
     Send,
     SendChunk,
     Settle,
-    StreamMachine,
     Tick,
     Unreadable,
     Writable,
 )
+from acquisition_agent.stream_machine import StreamMachine
 from emcopilot import wire
 
 JOURNAL = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -247,7 +248,7 @@ def test_many_files_and_losses_are_told_in_messages_the_wire_allows(
         wire.GoneItem(seq=n, rev=1, source_key="a.tif", reason="vanished")
         for n in range(1, 26)
     ]
-    told = opened.step(machine.Lost(gone), 0.3)
+    told = opened.step(Lost(gone), 0.3)
     assert len(told) == 2
     answer = Heard(wire.GoneOk(items=((1, 1),)))
     assert opened.step(answer, 0.4) == [Settle("told", ((1, 1),))]

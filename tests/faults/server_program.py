@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from crash_points import install
 
 from emcopilot import wire
-from gpu_server import ingest_machine, intake
+from gpu_server import ingest_events, ingest_machine, intake
 from gpu_server.config import IngestSettings
 from gpu_server.ingest import Ingest
 from gpu_server.intake import ReceivedFile
@@ -30,13 +30,13 @@ def plant_stored_before_commit() -> None:
     step = ingest_machine.IngestMachine.step
 
     def hasty(
-        self: ingest_machine.IngestMachine, event: ingest_machine.Event, now: float
-    ) -> list[ingest_machine.Action]:
+        self: ingest_machine.IngestMachine, event: ingest_events.Event, now: float
+    ) -> list[ingest_events.Action]:
         actions = step(self, event, now)
-        if isinstance(event, ingest_machine.Written) and event.outcome == "whole":
+        if isinstance(event, ingest_events.Written) and event.outcome == "whole":
             peer_id, _ = self._peer_of(event.key)
             stored = wire.Stored(items=(event.key.item,))
-            actions.insert(0, ingest_machine.Send(peer_id, stored))
+            actions.insert(0, ingest_events.Send(peer_id, stored))
         return actions
 
     ingest_machine.IngestMachine.step = hasty

@@ -5,7 +5,8 @@ import pytest
 from emcopilot import wire
 from gpu_server import ingest_machine as machine
 from gpu_server.config import IngestSettings
-from gpu_server.ingest_machine import (
+from gpu_server.ingest_events import (
+    Action,
     Append,
     Commit,
     Committed,
@@ -14,7 +15,6 @@ from gpu_server.ingest_machine import (
     Failed,
     GoneRecorded,
     Heard,
-    IngestMachine,
     Key,
     RecordGone,
     RecordReport,
@@ -23,6 +23,7 @@ from gpu_server.ingest_machine import (
     Tick,
     Written,
 )
+from gpu_server.ingest_machine import IngestMachine
 
 JOURNAL = "0f8fad5b-d9cb-469f-a165-70867728950e"
 OTHER_JOURNAL = "11111111-d9cb-469f-a165-70867728950e"
@@ -71,7 +72,7 @@ def chunk(seq: int, offset: int, size: int, peer: bytes = PEER) -> Heard:
     return heard(wire.Chunk(seq=seq, rev=1, offset=offset), bytes(size), peer=peer)
 
 
-def needs(actions: list[machine.Action]) -> list[tuple[int, int, int]]:
+def needs(actions: list[Action]) -> list[tuple[int, int, int]]:
     """Return (seq, offset, upto) of everything asked for."""
     return [
         (need.seq, need.offset, need.upto)

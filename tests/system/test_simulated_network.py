@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from acquisition_agent import stream_machine as agent_side
+from acquisition_agent import stream_events as agent_side
 from acquisition_agent.config import StreamSettings
 from acquisition_agent.stream_machine import StreamMachine
 from emcopilot import wire
-from gpu_server import ingest_machine as server_side
+from gpu_server import ingest_events as server_side
 from gpu_server.config import IngestSettings
-from gpu_server.ingest_machine import IngestMachine, Key
+from gpu_server.ingest_events import Key
+from gpu_server.ingest_machine import IngestMachine
 
 STEP_S = 0.05
 JOURNAL = "0f8fad5b-d9cb-469f-a165-70867728950e"
