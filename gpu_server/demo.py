@@ -6,6 +6,7 @@ microscope writes files. The truth is read only after the last result.
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from emcopilot.virtual_microscope import acquire
 from gpu_server.demo_programs import DemoPrograms
 from gpu_server.demo_verdict import judge
 
+OK, FAILED = 0, 1
 ENDLESS = 10**9
 FPS = 2.0
 """Of the camera; this machine's own rate holds it back further."""
@@ -24,22 +26,33 @@ FPS = 2.0
 def main(argv: list[str]) -> int:
     """Run the demo; returns 1 if a frame was lost or doubled, or the mean diameter is off."""
     options = _parser().parse_args(argv)
-    folder = (
-        Path(options.keep)
-        if options.keep
-        else Path(tempfile.mkdtemp(prefix="emcopilot-"))
-    )
+    logging.basicConfig(
+        level=logging.ERROR
+    )  # warnings of the programs are in their logs
+    keep = options.keep is not None
+    folder = options.keep if keep else Path(tempfile.mkdtemp(prefix="emcopilot-"))
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    status = FAILED
     try:
-        with DemoPrograms(folder, port=options.port) as programs:
-            if not options.headless:
-                _say(f"\n  Open {programs.login_url()}\n  Ctrl-C stops.\n")
-            return _run(programs, options)
+        status = _demonstrate(folder, options)
     except KeyboardInterrupt:
-        return 0
+        status = OK
     finally:
-        if not options.keep:
+        # After a failure the logs are worth more than the disk space.
+        if status == OK and not keep:
             shutil.rmtree(folder, ignore_errors=True)
+        elif status != OK:
+            _say(f"logs and frames are kept in {folder}")
+    return status
+
+
+def _demonstrate(folder: Path, options: argparse.Namespace) -> int:
+    _say("starting the server: loading the network takes some seconds")
+    with DemoPrograms(folder, port=options.port) as programs:
+        if not options.headless:
+            _say(f"\n  Open {programs.login_url()}\n  Ctrl-C stops.\n")
+        return _run(programs, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=8765, help="of the page; 0: any free one"
     )
     parser.add_argument(
-        "--keep", metavar="DIR", help="work in DIR and leave everything there"
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="work in DIR and leave everything there",
     )
     return parser
 
@@ -84,7 +100,7 @@ def _run(programs: DemoPrograms, options: argparse.Namespace) -> int:
     verdict = judge(programs, frames)
     _say(verdict.explain())
     sys.stdout.write(json.dumps(verdict.as_line()) + "\n")
-    return 0 if verdict.passed else 1
+    return OK if verdict.passed else FAILED
 
 
 class Pace:
