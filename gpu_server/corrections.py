@@ -10,6 +10,7 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from emcopilot.calibrate import OPERATOR
 from emcopilot.errors import CalibrationError
 from gpu_server.events import announce, note
 from gpu_server.tables import (
@@ -31,7 +32,11 @@ def calibrate_session(
     *,
     at: float,
 ) -> int:
-    """Set a session's pixel size, or None for the frames' own, and measure all of it again.
+    """Set a session's pixel size, or None for the frames' own.
+
+    Reading applies the operator's size to what was measured (`gpu_server.queries`), so statistics
+    change at once. Only frames that were measured with a size that is now taken back are queued
+    again: their own size is known to their files alone.
 
     Returns
     -------
@@ -56,7 +61,11 @@ def calibrate_session(
     )
     if not changed.rowcount:
         raise LookupError(f"there is no session {session_id}")
-    queued = _requeue(connection, frames.c.session_id == session_id, (PROCESSED,))
+    queued = 0
+    if pixel_size_nm is None:
+        of_operator = frames.c.pixel_size_source == OPERATOR
+        which = sa.and_(frames.c.session_id == session_id, of_operator)
+        queued = _requeue(connection, which, (PROCESSED,))
     size = list(pixel_size_nm) if pixel_size_nm else None
     detail = {"pixel_size_nm": size, "frames_queued": queued}
     note(connection, who, "calibrate", f"session {session_id}", at=at, detail=detail)

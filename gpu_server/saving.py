@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from emcopilot.calibrate import OPERATOR
 from gpu_server.events import announce
 from gpu_server.tables import (
     PROCESSED,
+    QUEUED,
     SUPERSEDED,
     frames,
     rejections,
@@ -60,15 +62,12 @@ class SavedResult:
 
 def save(connection: sa.Connection, result: SavedResult, *, at: float) -> int:
     """Commit a result, its frame's state and the event together; return the event's id."""
-    frame = connection.execute(
-        sa.select(frames.c.session_id, frames.c.state, frames.c.number).where(
-            frames.c.id == result.frame_id
-        )
-    ).one()
-    counts = frame.state != SUPERSEDED
+    frame = connection.execute(_FRAME, {"frame": result.frame_id}).one()
+    state = _state_of(result, frame)
+    counts = state == PROCESSED
     result_id = _upsert(connection, result, frame.session_id, counts=counts, at=at)
     _replace_blobs(connection, result_id, result)
-    _record_facts(connection, result, state=PROCESSED if counts else SUPERSEDED, at=at)
+    _record_facts(connection, result, state=state, at=at)
     connection.execute(
         sessions.update().where(sessions.c.id == frame.session_id).values(updated_at=at)
     )
@@ -76,10 +75,32 @@ def save(connection: sa.Connection, result: SavedResult, *, at: float) -> int:
         **result.summary,
         "frame_id": result.frame_id,
         "number": frame.number,
-        "state": PROCESSED if counts else SUPERSEDED,
+        "state": state,
         "model_id": result.model_id,
     }
     return announce(connection, "frame", told, at=at, session_id=frame.session_id)
+
+
+_FRAME = (
+    sa.select(
+        frames.c.session_id,
+        frames.c.state,
+        frames.c.number,
+        sessions.c.pixel_size_y_nm,
+    )
+    .join(sessions, sessions.c.id == frames.c.session_id)
+    .where(frames.c.id == sa.bindparam("frame"))
+)
+
+
+def _state_of(result: SavedResult, frame: sa.Row) -> str:
+    """Return the state of a frame once its result is in."""
+    if frame.state == SUPERSEDED:
+        return SUPERSEDED
+    is_withdrawn = frame.pixel_size_y_nm is None
+    if result.facts.pixel_size_source == OPERATOR and is_withdrawn:
+        return QUEUED  # the operator took the size back while the frame was under way
+    return PROCESSED
 
 
 def _upsert(

@@ -460,19 +460,50 @@ def measured(store: Store) -> Store:
     return store
 
 
-def test_calibrating_measures_the_session_again_and_mixes_nothing(
+def by_operator(frame_id: int) -> SavedResult:
+    """What the pipeline makes of a frame while the operator's pixel size holds."""
+    result = a_result(frame_id)
+    facts = replace(
+        result.facts, pixel_size_nm=(0.2, 0.3), pixel_size_source="operator"
+    )
+    return replace(result, facts=facts)
+
+
+def test_calibrating_keeps_every_result_for_reading_applies_the_size(
     measured: Store,
 ) -> None:
+    before = counted(measured)
     measured.calibrate_session(1, (0.2, 0.3), "ada")
-    assert counted(measured) == []  # until it is measured with the new size
-    assert states(measured) == {"queued": 2}
+    assert counted(measured) == before
+    assert states(measured) == {"processed": 2}
+
+
+def test_taking_a_calibration_back_measures_again_what_was_measured_with_it(
+    measured: Store,
+) -> None:
+    own = counted(measured)
+    measured.calibrate_session(1, (0.2, 0.3), "ada")
+    measured.record_stored([a_file(3)])
     leased = lease(measured)
     assert leased.operator_pixel_size_nm == (0.2, 0.3)
-    assert leased.attempts == 1
-    measured.save_result(a_result(leased.frame_id))
-    assert counted(measured) == [(leased.frame_id, "base")]
+    measured.save_result(by_operator(leased.frame_id))
+    assert len(counted(measured)) == 3
     measured.calibrate_session(1, None, "ada")
-    assert lease(measured).operator_pixel_size_nm is None
+    assert counted(measured) == own
+    again = lease(measured)
+    assert again.frame_id == leased.frame_id
+    assert again.operator_pixel_size_nm is None
+
+
+def test_a_calibration_taken_back_under_way_does_not_come_back(store: Store) -> None:
+    store.record_stored([a_file(1)])
+    store.calibrate_session(1, (0.2, 0.3), "ada")
+    leased = lease(store)
+    store.calibrate_session(1, None, "ada")
+    store.save_result(by_operator(leased.frame_id))
+    assert counted(store) == []
+    assert states(store) == {"queued": 1}
+    assert lease(store).operator_pixel_size_nm is None
 
 
 @pytest.mark.parametrize("edge_nm", [0.0, -1.0, math.nan, math.inf])
