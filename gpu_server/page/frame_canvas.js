@@ -11,6 +11,7 @@ export default {
     this.viewer = new FrameViewer(this.$el.querySelector("canvas"), {
       onFrame: (header) => {
         shown.seq = header.seq;
+        shown.frame = header.frame_id;
         shown.particles = header.particles;
         this.$emit("frame", header);
       },

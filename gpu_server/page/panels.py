@@ -81,7 +81,9 @@ class SizeDistribution:
                 self.span = ui.toggle(
                     {"session": "Session", "frame": "This frame"}, value="session"
                 )
-                self.span.classes("emc-span").props("no-caps unelevated dense")
+                self.span.classes("emc-span").props(
+                    "no-caps unelevated dense toggle-color=raised toggle-text-color=ink"
+                )
                 self.span.mark("span")
             self._chart = ui.echart({}).classes("emc-chart").mark("psd")
             with box("emc-quantiles"):

@@ -5,7 +5,7 @@ Bright colour is kept for what has a meaning: the state of a part, and the size 
 
 from pathlib import Path
 
-BACKGROUND, PANEL, LINE = "#07090b", "#0e1216", "#1e262d"
+BACKGROUND, PANEL, RAISED, LINE = "#07090b", "#0e1216", "#26313b", "#1e262d"
 INK, FAINT = "#e6ebf0", "#8e9aa6"
 ACCENT = "#58a6ff"
 BAR, FIT, MEAN = "#3f7fc4", "#ffcc66", "#e6ebf0"
@@ -25,8 +25,9 @@ ICON = (
 def variables() -> str:
     """Return the colours as CSS variables, so that the style sheet names none twice."""
     colours = {
-        "background": BACKGROUND, "panel": PANEL, "line": LINE, "ink": INK, "faint": FAINT,
-        "accent": ACCENT, "good": GOOD, "warn": WARN, "bad": BAD, "off": OFF,
+        "background": BACKGROUND, "panel": PANEL, "raised": RAISED, "line": LINE,
+        "ink": INK, "faint": FAINT, "accent": ACCENT,
+        "good": GOOD, "warn": WARN, "bad": BAD, "off": OFF,
     }  # fmt: skip
     declared = "".join(f"--{name}:{value};" for name, value in colours.items())
     return f":root {{{declared}}}"

@@ -29,7 +29,9 @@ def number(value: float | None, digits: int = 3) -> str:
         return NOTHING
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    # Of the rounded figure: 9.999 with three digits is 10.0.
+    power = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
+    decimals = digits - 1 - power
     return f"{value:,.{min(max(decimals, 0), 6)}f}"
 
 
@@ -65,11 +67,7 @@ def frame_facts(frame: LiveHeader) -> str:
         facts.insert(0, f"page {frame.page}")
     if frame.pixel_size_nm:
         size_y, size_x = frame.pixel_size_nm
-        size = (
-            number(size_x)
-            if size_x == size_y
-            else f"{number(size_x)} × {number(size_y)}"
-        )
+        size = f"{size_x:.4g}" if size_x == size_y else f"{size_x:.4g} × {size_y:.4g}"
         facts.append(f"{size} nm/px from {frame.pixel_size_source}")
     else:
         facts.append("no pixel size")
