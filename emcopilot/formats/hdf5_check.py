@@ -8,6 +8,8 @@ the server: a frame could show /etc/passwd as an image.
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+from collections.abc import Iterator
+
 import h5py
 
 from emcopilot.errors import DecodeError
@@ -35,27 +37,31 @@ def check_hdf5(source: Source) -> tuple[str, ...]:
         more objects than any microscope writes.
     """
     with h5py.File(source.path, "r") as file:
-        seen = 0
-        open_groups: list[h5py.Group] = [file]
+        to_visit: list[h5py.Group] = [file]
         visited: set[object] = set()  # hard links may go in circles
-        while open_groups:
-            group = open_groups.pop()
-            for name in list[str](group):
-                seen += 1
-                if seen > MAX_OBJECTS:
-                    raise DecodeError(f"{source.name}: more than {MAX_OBJECTS} objects")
-                link = group.get(name, getlink=True)
-                if isinstance(link, h5py.ExternalLink):
-                    raise DecodeError(_outside(source, name, "an external link"))
-                if isinstance(link, h5py.SoftLink):
-                    continue  # its target is reached by its own name
-                item = group[name]
+        seen = 0
+        while to_visit:
+            group = to_visit.pop()
+            seen += len(group)
+            if seen > MAX_OBJECTS:
+                raise DecodeError(f"{source.name}: more than {MAX_OBJECTS} objects")
+            for name, item in _members(source, group):
                 if isinstance(item, h5py.Dataset):
                     _check_dataset(source, name, item)
                 elif isinstance(item, h5py.Group) and item.id not in visited:
                     visited.add(item.id)
-                    open_groups.append(item)
+                    to_visit.append(item)
         return _left_out(file)
+
+
+def _members(source: Source, group: h5py.Group) -> Iterator[tuple[str, object]]:
+    for name in list[str](group):
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise DecodeError(_outside(source, name, "an external link"))
+        # A soft link's target is reached by its own name.
+        if not isinstance(link, h5py.SoftLink):
+            yield name, group[name]
 
 
 def _check_dataset(source: Source, name: str, data: h5py.Dataset) -> None:

@@ -51,38 +51,22 @@ def open_tvips(source: Source, keep: ExitStack) -> Contents:
             f"{source.name} is part {part[1]} of a TVIPS stream, without the header that "
             "part 000 holds; set the recorder to one file a stream"
         )
-    with source.path.open("rb") as file:
-        general = np.frombuffer(file.read(_GENERAL.itemsize), _GENERAL)[0]
-    bits, first = int(general["bits"]), int(general["size"])
-    height, width = int(general["height"]), int(general["width"])
-    header = (
-        int(general["frame_header"]) if general["version"] == 2 else _FRAME_HEADER_V1
-    )
-    if bits not in (8, 16) or header < _FRAME_HEADER_V1 or min(height, width) < 1:
-        raise DecodeError(
-            f"{source.name}: header states {height}x{width} px of {bits} bits behind "
-            f"{header} bytes; expected 8 or 16 bits"
-        )
-    dtype = np.dtype(f"<u{bits // 8}")
-    stride = header + height * width * dtype.itemsize
-    count = (source.size - first) // stride
-    stream = (
-        np.memmap(source.path, np.uint8, "r") if count > 0 else np.empty(0, np.uint8)
-    )
-    heads = [_head(stream, first + i * stride, header) for i in range(count)]
-    magnification = float(general["magnification"]) or None
+    layout = _layout(source)
+    count = (source.size - layout.first) // layout.stride
+    if count <= 0:
+        return Contents("TVIPS stream", [])
+    stream = np.memmap(source.path, np.uint8, "r")
+    heads = [_head(stream, layout, i) for i in range(count)]
     pages = [
         Page(
-            shape=(height, width),
-            dtype=dtype,
-            read=partial(
-                _read, stream, first + i * stride + header, height, width, dtype
-            ),
+            shape=layout.shape,
+            dtype=layout.dtype,
+            read=partial(_read, stream, layout, i),
             modality="diffraction" if head.mode == DIFFRACTION else "TEM",
             time_s=head.time_s - heads[0].time_s,
             # Of a pattern it says nothing of the pixels: no table may use it.
-            magnification=None if head.mode == DIFFRACTION else magnification,
-            binning=float(general["bin_x"]) or None,
+            magnification=None if head.mode == DIFFRACTION else layout.magnification,
+            binning=layout.binning,
             notes=_notes(head.mode),
         )
         for i, head in enumerate(heads)
@@ -91,14 +75,60 @@ def open_tvips(source: Source, keep: ExitStack) -> Contents:
 
 
 @dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the frames of a stream lie, all alike."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype[np.generic]
+    first: int
+    """Byte at which the first frame's header begins."""
+    header: int
+    """Bytes before the pixels of each frame."""
+    magnification: float | None
+    binning: float | None
+
+    @property
+    def pixel_bytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one frame to the next."""
+        return self.header + self.pixel_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Head:
     time_s: float
     mode: int
 
 
-def _head(stream: NDArray[np.uint8], start: int, length: int) -> _Head:
+def _layout(source: Source) -> _Layout:
+    with source.path.open("rb") as file:
+        general = np.frombuffer(file.read(_GENERAL.itemsize), _GENERAL)[0]
+    bits, height, width = (int(general[name]) for name in ("bits", "height", "width"))
+    header = (
+        int(general["frame_header"]) if general["version"] == 2 else _FRAME_HEADER_V1
+    )
+    if bits not in (8, 16) or header < _FRAME_HEADER_V1 or min(height, width) < 1:
+        raise DecodeError(
+            f"{source.name}: header states {height}x{width} px of {bits} bits behind "
+            f"{header} bytes; expected 8 or 16 bits"
+        )
+    return _Layout(
+        shape=(height, width),
+        dtype=np.dtype(f"<u{bits // 8}"),
+        first=int(general["size"]),
+        header=header,
+        magnification=float(general["magnification"]) or None,
+        binning=float(general["bin_x"]) or None,
+    )
+
+
+def _head(stream: NDArray[np.uint8], layout: _Layout, index: int) -> _Head:
     """Read one frame's header; version 1 knows the time only."""
-    size = min(length, _FRAME.itemsize)
+    start = layout.first + index * layout.stride
+    size = min(layout.header, _FRAME.itemsize)
     raw = bytes(stream[start : start + size]).ljust(_FRAME.itemsize, b"\0")
     record = np.frombuffer(raw, _FRAME)[0]
     return _Head(
@@ -114,11 +144,8 @@ def _notes(mode: int) -> tuple[str, ...]:
 
 
 def _read(
-    stream: NDArray[np.uint8],
-    start: int,
-    height: int,
-    width: int,
-    dtype: np.dtype[np.generic],
+    stream: NDArray[np.uint8], layout: _Layout, index: int
 ) -> NDArray[np.generic]:
-    raw = stream[start : start + height * width * dtype.itemsize]
-    return raw.view(dtype).reshape(height, width)
+    start = layout.first + index * layout.stride + layout.header
+    raw = stream[start : start + layout.pixel_bytes]
+    return raw.view(layout.dtype).reshape(layout.shape)
