@@ -36,9 +36,8 @@ def encode_labels(
         target,
         labels.astype(dtype),
         compression="zlib",
-        compressionargs={
-            "level": 1
-        },  # long runs of one value: level 1 is already small
+        # Long runs of one value: the fastest level is already small.
+        compressionargs={"level": 1},
         predictor=False,
         photometric="minisblack",
         description=description,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 SMOOTH_VERTICES = 72
-# A fully drawn outline of 72 vertices strays from its smooth curve by 0.1 % of the radius.
+"""Corners of a smooth outline; it strays from its curve by 0.1 % of the radius."""
 AREA_SAMPLES = 128
-# Points per side over a partly seen particle: the visible area is then good to about 0.1 %.
+"""Points per side over a partly seen particle: its area is then good to about 0.1 %."""
 
 
 @dataclass(frozen=True, slots=True)

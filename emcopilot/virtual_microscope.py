@@ -38,7 +38,7 @@ class MicroscopeSettings(Settings):
     """Frames a second; inf writes as fast as the disk takes them."""
     size: int = Field(default=1024, ge=64, le=8192)
     """Edge of the square frame, in px."""
-    pixel_size_nm: float = Field(default=0.2, gt=0)
+    pixel_size_nm: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     format: FileFormat = "tif"
     pages: int = Field(default=5, ge=1)
     """Frames in one stack."""
