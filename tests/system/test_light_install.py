@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+SETTINGS = PYPROJECT["project"]
 IMPORTED_AS = {
     "pillow": "PIL",
     "prometheus-client": "prometheus_client",
@@ -64,6 +65,22 @@ def test_the_base_asks_for_three_light_packages() -> None:
     base = installed_names(SETTINGS["dependencies"])
     assert base == {"pydantic", "pyzmq", "watchdog"}
     assert {"numpy", "torch", "fastapi", "sqlalchemy"} <= SERVER_ONLY
+
+
+@pytest.mark.parametrize("package", ["gpu_server", "models"])
+def test_what_is_no_python_is_installed_too(package: str) -> None:
+    # An editable installation finds weights and page in the checkout; a real one has only
+    # what the patterns name.
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"][package]
+    named = {path for pattern in patterns for path in (ROOT / package).glob(pattern)}
+    code_or_docs = {".py", ".pyc", ".md", ".png"}
+    needed = {
+        path
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in code_or_docs
+    }
+    assert needed
+    assert needed <= named
 
 
 def test_the_stand_in_really_lacks_what_it_should() -> None:
