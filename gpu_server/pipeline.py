@@ -10,15 +10,18 @@ loses nothing, and a frame that is done is done once.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from emcopilot.calibrate import Calibration, calibrate
 from emcopilot.decode import Frame
-from emcopilot.errors import EMcopilotError, RefusedError, StoreError
+from emcopilot.errors import DecodeError, EMcopilotError, RefusedError, StoreError
 from gpu_server.config import ServerSettings
 from gpu_server.leases import LeasedFrame
 from gpu_server.measure import MeasuredFrame, measure
-from gpu_server.publish import LiveFrame, Publisher
+from gpu_server.publish import LiveFrame, Publisher, Signal
 from gpu_server.sandbox import DecodePool, WorkerDied
 from gpu_server.saving import FrameFacts, SavedResult
 from gpu_server.segment import InferenceBackend
@@ -26,10 +29,16 @@ from gpu_server.store import Store
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _CARRIERS = 3
 _STORE_RETRY_S = 5.0
 _IDLE_LOOK_S = 5.0
 """The queue is looked at this often even if nobody rang."""
+_LEASE_S = 6 * 3600.0
+"""Beyond every limit that decoding and the network have of their own. A lease that ended while a
+slow frame still waits for the network would carry it twice; one whose server stopped is given
+back by the next start."""
 
 
 class Pipeline:
@@ -48,62 +57,95 @@ class Pipeline:
         self._segmenter = segmenter
         self._publisher = publisher
         self._settings = settings
-        self._rung = asyncio.Event()
+        self._work = Signal()
+        self._held: set[int] = set()
+        """Frames whose lease is ours."""
+        self.trouble: str | None = None
+        """Why results cannot be kept just now; None when they can."""
 
     def ring(self) -> None:
         """Say that frames were stored; call it from the event loop's thread."""
-        self._rung.set()
+        self._work.notify()
 
     async def run(self) -> None:
-        """Carry frames until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(_CARRIERS):
-                group.create_task(self._carry_all(), name=f"carrier-{number}")
+        """Carry frames until cancelled; what is not done by then is queued again."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in range(_CARRIERS):
+                    group.create_task(self._carry_all(), name=f"carrier-{number}")
+        finally:
+            await asyncio.to_thread(self._give_back)
 
     async def _carry_all(self) -> None:
         while True:
+            # Counted before looking: a frame that is stored meanwhile is not overslept.
+            seen = self._work.count
             try:
-                leased = await asyncio.to_thread(self._store.lease_frame)
+                leased = await self._in_store(self._lease)
                 if leased is None:
-                    await self._wait_for_work()
+                    await self._work.wait_beyond(seen, _IDLE_LOOK_S)
                     continue
                 await self._carry_or_account(leased)
-            except StoreError as error:
-                # A full disk: the row stays leased or queued and comes back; nothing is lost.
-                log.error("store refused reason=%s; trying again", error)
+                self._held.discard(leased.frame_id)
+            except Exception:
+                # The border: a carrier that ended would take the others with it.
+                log.exception("carrier stumbled; going on")
                 await asyncio.sleep(_STORE_RETRY_S)
 
-    async def _wait_for_work(self) -> None:
-        self._rung.clear()
-        try:
-            await asyncio.wait_for(self._rung.wait(), _IDLE_LOOK_S)
-        except TimeoutError:
-            return
+    def _lease(self) -> LeasedFrame | None:
+        leased = self._store.lease_frame(_LEASE_S)
+        if leased:
+            self._held.add(leased.frame_id)
+        return leased
+
+    def _give_back(self) -> None:
+        for frame_id in self._held:
+            # A disk that refuses even this: the next start finds the row as it is.
+            with suppress(StoreError):
+                self._store.release(frame_id)
+        self._held.clear()
+
+    async def _in_store(self, write: Callable[[], T]) -> T:
+        """Write until the disk takes it: a full one costs patience, never a frame.
+
+        When cancelled, a write that is under way is waited for, so that whoever cleans up
+        afterwards sees what it did.
+        """
+        while True:
+            writing = asyncio.ensure_future(asyncio.to_thread(write))
+            try:
+                answer = await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                await asyncio.wait([writing])
+                raise
+            except StoreError as error:
+                log.error("store refused reason=%s; trying again", error)
+                self.trouble = f"results wait: {error}"
+                await asyncio.sleep(_STORE_RETRY_S)
+            else:
+                self.trouble = None
+                return answer
 
     async def _carry_or_account(self, leased: LeasedFrame) -> None:
         """Carry one frame; whatever goes wrong with it ends as a row with a reason."""
+        store, frame_id = self._store, leased.frame_id
         try:
             await self.carry(leased)
-        except asyncio.CancelledError:
-            self._store.release(leased.frame_id)
-            raise
         except WorkerDied as error:
-            log.warning(
-                "frame killed its worker id=%d reason=%s", leased.frame_id, error
-            )
-            await asyncio.to_thread(
-                self._store.record_crash, leased.frame_id, str(error)
-            )
-        except StoreError:
-            self._store.release(leased.frame_id)
-            raise
+            reason = str(error)
+            log.warning("frame killed its worker id=%d reason=%s", frame_id, reason)
+            await self._in_store(lambda: store.record_crash(frame_id, reason))
         except EMcopilotError as error:
-            log.warning("frame quarantined id=%d reason=%s", leased.frame_id, error)
-            await asyncio.to_thread(self._store.quarantine, leased.frame_id, str(error))
+            reason = str(error)
+            log.warning("frame quarantined id=%d reason=%s", frame_id, reason)
+            await self._in_store(lambda: store.quarantine(frame_id, reason))
         except Exception as error:  # the border: one frame must never stop the others
-            log.exception("frame failed id=%d", leased.frame_id)
+            log.exception("frame failed id=%d", frame_id)
             reason = f"internal error: {error!r}; see the server's log"
-            await asyncio.to_thread(self._store.quarantine, leased.frame_id, reason)
+            await self._in_store(lambda: store.quarantine(frame_id, reason))
+        else:
+            return
+        self._publisher.announce()
 
     async def carry(self, leased: LeasedFrame) -> None:
         """Take one frame from the disk to every open browser."""
@@ -117,7 +159,8 @@ class Pipeline:
         )
         timings["measured"] = time.time()
         # Saved before shown: a picture on a screen is never the only copy.
-        await asyncio.to_thread(self._save, leased, measured, timings)
+        result = await asyncio.to_thread(result_row, leased, measured, timings)
+        await self._in_store(lambda: self._store.save_result(result))
         self._publisher.publish(live_frame(leased, measured))
         self._publisher.announce()
         log.info(
@@ -128,20 +171,18 @@ class Pipeline:
             1000 * (time.time() - timings["leased"]),
         )
 
-    def _save(
-        self, leased: LeasedFrame, measured: MeasuredFrame, timings: dict[str, float]
-    ) -> None:
-        self._store.save_result(result_row(leased, measured, timings))
-
     async def _decode(self, leased: LeasedFrame) -> Frame:
         path = self._store.blob_path(leased.sha256)
         if leased.pages is None:
             report = await self._decoder.report(path, leased.name)
             if report.refused:
                 raise RefusedError(report.refused)
-            await asyncio.to_thread(
-                self._store.add_pages, leased.file_id, report.frames
+            if report.frames < 1:
+                raise DecodeError(f"{leased.name} holds no image")
+            await self._in_store(
+                lambda: self._store.add_pages(leased.file_id, report.frames)
             )
+            self.ring()  # the other carriers, for the other pages
         frame = await self._decoder.decode(path, leased.name, leased.page)
         known = Calibration(
             operator_nm=leased.operator_pixel_size_nm,
@@ -214,11 +255,17 @@ def live_frame(leased: LeasedFrame, measured: MeasuredFrame) -> LiveFrame:
         mean_diameter=measured.psd.mean_number,
         median_diameter=measured.psd.d50,
         infer_s=measured.infer_s,
-        # The agent's clock may differ from ours: never show a negative age.
-        latency_s=max(0.0, time.time() - leased.sealed_at),
+        latency_s=_latency_s(leased, time.time()),
         time_s=frame.time_s,
         ids=particles.label,
         diameter=measured.diameters,
         touches_border=particles.touches_border,
         outlines=measured.outlines,
     )
+
+
+def _latency_s(leased: LeasedFrame, now: float) -> float:
+    """Return the seconds since the file was complete, by the rule of `StoredFrame.latency_s`."""
+    latency_s = now - leased.sealed_at
+    # The agent's clock may run ahead of ours; then only our own part is known.
+    return latency_s if latency_s >= 0 else now - leased.received_at
