@@ -62,6 +62,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=70)
     parser.add_argument("--pool", type=Path, default=Path("runs/pool"))
     parser.add_argument("--simulated", type=int, default=1000)
+    parser.add_argument("--real-share", type=float, default=REAL_SHARE)
+    parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate)
+    parser.add_argument("--freeze-from", type=float, default=SETTINGS.freeze_from)
     parser.add_argument(
         "--invert", type=float, default=0.15, help="share of inverted tiles"
     )
@@ -75,10 +78,10 @@ def main() -> None:
     simulated = load_pool(render_pool(options.pool, options.simulated))
     invert = options.invert
     sources = [
-        Source(real, share=REAL_SHARE, scale=REAL_SCALE, invert=invert),
+        Source(real, share=options.real_share, scale=REAL_SCALE, invert=invert),
         Source(
             simulated,
-            share=1 - REAL_SHARE,
+            share=1 - options.real_share,
             scale=SIMULATED_SCALE,
             annotate=0.15,
             invert=invert,
@@ -89,7 +92,13 @@ def main() -> None:
         licence="MIT; training images are cropped journal figures (EMPS, MIT) and simulations",
         data=data_record(data_folder(), training, validation, len(simulated)),
     )
-    settings = SETTINGS.model_copy(update={"minutes": options.minutes})
+    settings = SETTINGS.model_copy(
+        update={
+            "minutes": options.minutes,
+            "learning_rate": options.learning_rate,
+            "freeze_from": options.freeze_from,
+        }
+    )
     card = train(settings, sources, options.out, recipe=recipe, held_out=held_out)
     print(card.model_id)
 

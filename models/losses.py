@@ -1,7 +1,7 @@
 """The loss of NPsSegNet: focal, which looks at pixels, and Jaccard, which looks at areas.
 
-Both treat particle and background alike, so that a pixel as likely particle as not gets
-probability 0.5 and the 0.5 contour lies on the true edge: sizes depend on it.
+Both treat particle and background alike; what doubt at the edge does to areas all the same, and
+what is done about it, is said in `edges.py`.
 Source: the paper's settings: mean of FocalLoss (multiclass, alpha 0.25) and JaccardLoss
 (multiclass).
 """

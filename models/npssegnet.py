@@ -44,6 +44,11 @@ def build(architecture: Architecture | None = None) -> nn.Module:
     return network
 
 
+def last_convolution(network: nn.Module) -> nn.Conv2d:
+    """Return the layer whose two outputs are the logits."""
+    return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]
+
+
 def particle_probability(logits: torch.Tensor) -> torch.Tensor:
     """Turn logits (B, 2, H, W) into the particle probability (B, H, W), 0..1."""
     return logits.float().softmax(dim=1)[:, 1]

@@ -1,5 +1,6 @@
 """One training run: its settings, its network and average, one step, and its state on disk."""
 
+import copy
 import logging
 import math
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from emcopilot.config import Settings
 from emcopilot.errors import ConfigError, ModelError
 from models import checkpoint
+from models.edges import shift_decision
 from models.losses import focal_and_jaccard
 from models.npssegnet import Architecture, build
 
@@ -33,6 +35,10 @@ class TrainSettings(Settings):
     weight_decay: float = Field(default=5e-4, ge=0)
     warm_up: float = Field(default=0.05, ge=0, lt=1)
     """Part of the budget over which the learning rate rises."""
+    freeze_from: float = Field(default=0.85, ge=0, le=1)
+    """Part of the budget after which batch normalisation uses its running statistics, as it does
+    at inference. With a few tiles a batch the statistics of the moment depend on what else is in
+    the batch, and a network that has only known those draws edges a pixel off without them."""
     average: float = Field(default=0.995, ge=0, lt=1)
     """Decay per step of the moving average over weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -111,8 +117,8 @@ class Run:
         torch.set_rng_state(state["dropout"])  # pyright: ignore[reportArgumentType]
         log.info("training resumed step=%d elapsed_s=%.0f", self.step, self.elapsed_s)
 
-    def save(self, directory: Path, recipe: Recipe) -> checkpoint.ModelCard:
-        """Write the state to resume from and the averaged weights as a model."""
+    def save_state(self, directory: Path) -> None:
+        """Write all that a killed run needs to go on."""
         checkpoint.save_state(
             directory,
             {
@@ -125,9 +131,17 @@ class Run:
                 "dropout": torch.get_rng_state(),
             },
         )
+
+    def save_model(
+        self, directory: Path, recipe: Recipe, *, edge_offset: float | None = None
+    ) -> checkpoint.ModelCard:
+        """Write the averaged weights as a model; with an offset, their edges are centred."""
+        network = copy.deepcopy(self.average)
+        if edge_offset is not None:
+            shift_decision(network, edge_offset)
         return checkpoint.save(
             directory,
-            self.average,
+            network,
             name=recipe.name,
             architecture=self.settings.architecture,
             data=recipe.data,
@@ -136,6 +150,7 @@ class Run:
                 "steps_done": self.step,
                 "minutes_spent": round(self.elapsed_s / 60, 1),
                 "device": str(self.device),
+                "edge_offset": edge_offset,
             },
             licence=recipe.licence,
         )
@@ -144,7 +159,7 @@ class Run:
 def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     """Take one optimiser step on a batch and return its loss."""
     tiles, masks = tiles.to(run.device), masks.to(run.device)
-    run.network.train()
+    set_training_mode(run.network, frozen=run.progress >= run.settings.freeze_from)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=_is_mixed(run)):
         logits = run.network(tiles)  # (B, 2, H, W)
     loss = focal_and_jaccard(logits, masks)
@@ -159,6 +174,15 @@ def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     run.optimizer.zero_grad(set_to_none=True)
     blend(run.average, run.network, _decay(run))
     return loss.total.item()
+
+
+def set_training_mode(network: nn.Module, *, frozen: bool) -> None:
+    """Switch dropout on, and batch normalisation to statistics of the batch unless frozen."""
+    network.train()
+    if frozen:
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
 
 
 def set_learning_rate(
