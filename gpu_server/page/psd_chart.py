@@ -21,6 +21,7 @@ _TOOLTIP = (
 def options(psd: PsdAnswer) -> Option:
     """Return the whole chart of one distribution; empty axes where there is no particle."""
     edges = psd.histogram.edges
+    bars_and_law = [_bars(psd), _fit(psd)]
     return {
         "animation": False,
         "textStyle": {"fontFamily": "Roboto, system-ui, sans-serif"},
@@ -28,6 +29,8 @@ def options(psd: PsdAnswer) -> Option:
         "legend": {
             "right": 6, "top": 0, "itemWidth": 14, "itemHeight": 8, "itemGap": 14,
             "textStyle": {"color": FAINT}, "selectedMode": False, "icon": "roundRect",
+            # A law that is not drawn has no place in the legend.
+            "data": [part["name"] for part in bars_and_law if part["data"]],
         },
         "tooltip": {
             "trigger": "axis", "backgroundColor": PANEL, "borderColor": LINE,
@@ -45,7 +48,7 @@ def options(psd: PsdAnswer) -> Option:
             "axisLine": {"show": False}, "axisLabel": {"color": FAINT},
             "nameTextStyle": {"color": FAINT, "align": "left", "padding": [0, 0, 0, -34]},
         },
-        "series": [_bars(psd), _fit(psd)],
+        "series": bars_and_law,
     }  # fmt: skip
 
 
