@@ -109,7 +109,7 @@ def test_a_command_of_the_server_says_what_to_install(command: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_the_agent_runs_and_ends(tmp_path: Path) -> None:
+def test_the_agent_starts_up_to_asking_for_its_key(tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     result = emcopilot(
         "agent",
