@@ -112,7 +112,9 @@ def _answer(
     started = time.monotonic()
     try:
         maps = predict_batch(engine, frames, one_pass_px)
-    except (RuntimeError, MemoryError, ModelError) as error:  # CUDA and OpenVINO errors
+    except (MemoryError, torch.OutOfMemoryError, ModelError) as error:
+        # Any other error ends this process: after a fault on the GPU nothing works in it any
+        # more, and a new one gives the frame its second try.
         log.exception("batch failed frames=%d shape=%s", len(frames), frames[0].shape)
         _send(connection, {"failed": f"the network could not run: {error}"})
         return

@@ -2,7 +2,8 @@
 
 Frames wait here; those of one shape that wait together go as one batch. The child may die (a
 driver fault, the kernel's out-of-memory killer): it is started again and the frame gets a second
-try; a frame that kills it twice is given up, so that the next one works.
+try; a frame that kills it twice is given up, so that the next one works. A child that does not
+start is no frame's fault: frames wait, and `trouble` says for what.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import json
 import logging
 import multiprocessing
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -18,12 +20,17 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from emcopilot.errors import ConfigError, ModelError
+from emcopilot.errors import ConfigError, EMcopilotError, ModelError
 
 log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 300.0
+_RESTART_PAUSE_S = 5.0
+_IDLE_LOOK_S = 5.0
+"""A child that dies while it has nothing to do is missed after this long."""
 _FRAME_TIMEOUT_S = 180.0
+_PIXEL_TIMEOUT_S = 10e-6
+"""On top, a pixel: large frames take minutes on a CPU that does other work as well."""
 _TRIES = 2
 
 
@@ -89,6 +96,8 @@ class Segmenter:
     _queue: deque[_Waiting] = field(default_factory=deque)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _child: "_Child | None" = None
+    _starting: "_Child | None" = None
+    _start_failure: str | None = None
     _worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -111,8 +120,9 @@ class Segmenter:
     ) -> None:
         """Stop the child; frames still waiting are cancelled, their rows stay queued."""
         # The child goes first: a thread may be blocked reading its answer.
-        if self._child:
-            self._child.kill()
+        for child in (self._starting, self._child):
+            if child:
+                child.kill()
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -123,6 +133,16 @@ class Segmenter:
     def waiting(self) -> int:
         """Frames in the queue."""
         return len(self._queue)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why frames wait for the network just now; None when they need not."""
+        if self._worker is None or self._worker.done():
+            return "the queue in front of the network has ended"
+        if self._child is None or not self._child.is_alive:
+            why = self._start_failure or "it is started again"
+            return f"the inference process has ended: {why}"
+        return None
 
     async def segment(self, pixels: NDArray[np.generic]) -> Segmentation:
         """Segment one frame.
@@ -144,8 +164,13 @@ class Segmenter:
 
     async def _run(self) -> None:
         while True:
-            await self._arrived.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE_LOOK_S):
+                    await self._arrived.wait()
             self._arrived.clear()
+            if self._child and not self._child.is_alive:
+                self._bury("it ended while it was idle")
+                await self._start_again()
             while batch := self._next_batch():
                 await self._carry(batch)
 
@@ -165,34 +190,51 @@ class Segmenter:
     async def _carry(self, batch: list[_Waiting]) -> None:
         frames = [waiting.pixels for waiting in batch]
         try:
-            child = self._child or await asyncio.to_thread(self._start_child)
+            child = self._child or await self._start_again()
             answers = await asyncio.to_thread(child.exchange, frames)
-        except (EOFError, OSError, TimeoutError) as error:
+        except asyncio.CancelledError:
+            for waiting in batch:
+                waiting.answer.cancel()
+            raise
+        except ModelError as error:
+            await self._carry_singly(batch, error)
+        except Exception as error:
+            # The border: whatever came, or came not, this child is not to be trusted again.
             self._child_died(batch, error)
-        except (ConfigError, ModelError) as error:
-            self._refuse(batch, error)
         else:
             for waiting, segmentation in zip(batch, answers, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(segmentation)
 
+    async def _carry_singly(self, batch: list[_Waiting], error: ModelError) -> None:
+        """Refuse a frame that cannot be run; of several, find out which."""
+        if len(batch) == 1:
+            self._refuse(batch[0], error)
+            return
+        for waiting in batch:
+            await self._carry([waiting])
+
+    async def _start_again(self) -> "_Child":
+        while True:
+            try:
+                child = await asyncio.to_thread(self._start_child)
+            except (EMcopilotError, OSError) as error:
+                log.error("inference process does not start reason=%s; again", error)
+                self._start_failure = str(error)
+                await asyncio.sleep(_RESTART_PAUSE_S)
+            else:
+                self._start_failure = None
+                return child
+
     def _child_died(self, batch: list[_Waiting], error: Exception) -> None:
-        log.warning(
-            "inference process died frames=%d reason=%r; starting it again",
-            len(batch),
-            error,
-        )
-        self.restarts += 1
-        if self._child:
-            self._child.kill()
-            self._child = None
+        self._bury(f"{len(batch)} frames were under way: {error!r}")
         for waiting in reversed(batch):
             waiting.tries += 1
             if waiting.tries < _TRIES:
                 self._queue.appendleft(waiting)
                 continue
             self._refuse(
-                [waiting],
+                waiting,
                 ModelError(
                     f"the inference process died {_TRIES} times on this frame of "
                     f"{waiting.pixels.shape[1]} x {waiting.pixels.shape[0]} px; memory may be too "
@@ -200,16 +242,23 @@ class Segmenter:
                 ),
             )
 
-    def _refuse(self, batch: list[_Waiting], error: Exception) -> None:
-        for waiting in batch:
-            if not waiting.answer.done():
-                waiting.answer.set_exception(error)
+    def _bury(self, reason: str) -> None:
+        log.warning("inference process died reason=%s; starting it again", reason)
+        self.restarts += 1
+        if self._child:
+            self._child.kill()
+            self._child = None
+
+    def _refuse(self, waiting: _Waiting, error: Exception) -> None:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)
 
     def _start_child(self) -> "_Child":
-        child = _Child(self.spec)
+        child = self._starting = _Child(self.spec)
+        child.wait_until_ready()
         self.model_id, self.device = child.model_id, child.device
         self._batch = child.batch
-        self._child = child
+        self._child, self._starting = child, None
         log.info("inference ready model=%s device=%s", self.model_id, self.device)
         return child
 
@@ -228,9 +277,25 @@ class _Child:
         )
         self._process.start()
         theirs.close()  # so that the child's death reads as end of file here
+        self.model_id = self.device = ""
+        self.batch = 1
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.is_alive()
+
+    def wait_until_ready(self) -> None:
+        """Wait until the network is loaded and warm.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            If the device is not there, the weights do not fit, or the process ends.
+        """
         try:
             ready = _receive(self._pipe, _START_TIMEOUT_S)
-        except (EOFError, TimeoutError) as error:
+        except (EOFError, OSError) as error:  # a time-out is an OSError, too
             self.kill()
             raise ModelError(
                 "the inference process ended while it loaded the network; "
@@ -255,7 +320,8 @@ class _Child:
         self._pipe.send_bytes(json.dumps(header).encode())
         for pixels in frames:
             self._pipe.send_bytes(raw_bytes(pixels))
-        answer = _receive(self._pipe, _FRAME_TIMEOUT_S * len(frames))
+        timeout_s = _FRAME_TIMEOUT_S + _PIXEL_TIMEOUT_S * first.size
+        answer = _receive(self._pipe, timeout_s * len(frames))
         if "failed" in answer:
             raise ModelError(str(answer["failed"]))
         return [

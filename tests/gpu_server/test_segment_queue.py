@@ -1,0 +1,148 @@
+"""The queue in front of the network, with children that fail in every way; no network needed."""
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from emcopilot.errors import ModelError
+from gpu_server import segment as segment_module
+from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
+
+Deed = Callable[[list[np.ndarray]], list[Segmentation]]
+
+
+def answer(frames: list[np.ndarray]) -> list[Segmentation]:
+    return [Segmentation(np.zeros(f.shape, np.uint8), "m", 0.0, "cpu") for f in frames]
+
+
+class Child:
+    """Starts, or fails to, and answers as the test has written."""
+
+    deeds: list[Deed]
+    start_failures: list[Exception]
+    started = 0
+    model_id, device, batch = "m", "cpu", 4
+
+    def __init__(self, _spec: InferenceSpec) -> None:
+        self.is_alive = True
+
+    def wait_until_ready(self) -> None:
+        if Child.start_failures:
+            raise Child.start_failures.pop(0)
+        Child.started += 1
+
+    def exchange(self, frames: list[np.ndarray]) -> list[Segmentation]:
+        return (Child.deeds.pop(0) if Child.deeds else answer)(frames)
+
+    def kill(self) -> None:
+        self.is_alive = False
+
+
+@pytest.fixture(autouse=True)
+def children(monkeypatch: pytest.MonkeyPatch) -> type[Child]:
+    Child.deeds, Child.start_failures, Child.started = [], [], 0
+    monkeypatch.setattr(segment_module, "_Child", Child)
+    monkeypatch.setattr(segment_module, "_RESTART_PAUSE_S", 0.01)
+    monkeypatch.setattr(segment_module, "_IDLE_LOOK_S", 0.01)
+    return Child
+
+
+def fail(error: Exception) -> Deed:
+    def deed(_frames: list[np.ndarray]) -> list[Segmentation]:
+        raise error
+
+    return deed
+
+
+def run(count: int) -> tuple[list[Segmentation | BaseException], Segmenter]:
+    async def body() -> tuple[list[Segmentation | BaseException], Segmenter]:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            frames = [np.full((8, 8), number, np.uint8) for number in range(count)]
+            waiting = [segmenter.segment(frame) for frame in frames]
+            return await asyncio.gather(*waiting, return_exceptions=True), segmenter
+
+    return asyncio.run(body())
+
+
+def test_one_frame_that_cannot_run_does_not_cost_its_batch(children) -> None:
+    def refuse_third(frames: list[np.ndarray]) -> list[Segmentation]:
+        if any(frame[0, 0] == 2 for frame in frames):
+            raise ModelError("out of memory")
+        return answer(frames)
+
+    children.deeds = [refuse_third] * 5
+    answers, _ = run(4)
+    assert [isinstance(a, ModelError) for a in answers] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [EOFError(), OSError("broken pipe"), TimeoutError(), ValueError("no JSON")],
+)
+def test_a_child_that_dies_or_babbles_is_replaced_and_the_frame_tried_again(
+    children, error: Exception
+) -> None:
+    children.deeds = [fail(error)]
+    answers, segmenter = run(1)
+    assert isinstance(answers[0], Segmentation)
+    assert (segmenter.restarts, children.started) == (1, 2)
+
+
+def test_a_frame_that_kills_two_children_is_given_up(children) -> None:
+    children.deeds = [fail(EOFError()), fail(EOFError())]
+    answers, _ = run(1)
+    assert isinstance(answers[0], ModelError)
+    assert "died 2 times" in str(answers[0])
+
+
+def test_frames_wait_for_a_child_that_does_not_start_and_the_reason_is_said(
+    children,
+) -> None:
+    troubles = set[str | None]()
+
+    async def body() -> Segmentation:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            assert segmenter.trouble is None
+            children.deeds = [fail(EOFError())]
+            children.start_failures = [ModelError("the weights have gone")] * 5
+            waiting = asyncio.ensure_future(segmenter.segment(np.zeros((4, 4))))
+            while not waiting.done():
+                troubles.add(segmenter.trouble)
+                await asyncio.sleep(0.002)
+            assert segmenter.trouble is None
+            return await waiting
+
+    assert isinstance(asyncio.run(body()), Segmentation)
+    assert any("the weights have gone" in (trouble or "") for trouble in troubles)
+
+
+def test_a_child_that_dies_while_idle_is_replaced_before_the_next_frame(
+    children,
+) -> None:
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            assert segmenter._child is not None
+            segmenter._child.kill()
+            assert "has ended" in (segmenter.trouble or "")
+            while segmenter.trouble:
+                await asyncio.sleep(0.002)
+
+    asyncio.run(body())
+    assert children.started == 2
+
+
+def test_a_stop_cancels_what_is_under_way(children) -> None:
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter:
+            children.start_failures = [ModelError("never")] * 10**4
+            children.deeds = [fail(EOFError())]
+            waiting = asyncio.ensure_future(segmenter.segment(np.zeros((4, 4))))
+            while not segmenter.trouble:
+                await asyncio.sleep(0.002)
+        async with asyncio.timeout(5):
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(body())
