@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.tiling import Tiling, bucket, predict, predict_together
+from models.tiling import MARGIN_PX, Tiling, bucket, predict, predict_together
 
 
 def local_network(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,6 +55,17 @@ def test_frames_together_answer_as_frames_alone() -> None:
         np.testing.assert_array_equal(probability, predict(frame, local_network))
 
 
-def test_the_usual_camera_sizes_are_not_padded() -> None:
-    assert [bucket(side) for side in (512, 1024, 1536)] == [512, 1024, 1536]
+def test_the_rim_of_the_frame_is_judged_like_its_inside() -> None:
+    def blind_at_the_rim(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        answer = np.zeros((len(tiles), *tiles.shape[2:]), np.float32)
+        answer[:, 16:-16, 16:-16] = 1
+        return answer
+
+    frame = np.random.default_rng(4).normal(0, 1, (500, 460))
+    assert predict(frame, blind_at_the_rim).min() == 255
+
+
+def test_the_usual_camera_sizes_gain_the_margin_and_little_else() -> None:
+    padded = [bucket(side + 2 * MARGIN_PX) for side in (512, 1024, 1536)]
+    assert padded == [576, 1088, 1600]
     assert bucket(1) == 32
