@@ -2,15 +2,18 @@
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from emcopilot.config import load_settings
 from emcopilot.errors import ConfigError, EMcopilotError
-from gpu_server.app import create_app
+from gpu_server.app import close_streams, create_app
 from gpu_server.config import HttpSettings, ServerSettings
 
 log = logging.getLogger("emcopilot.serve")
@@ -75,11 +78,12 @@ def serve(settings: ServerSettings) -> int:
     listener = listen(settings.http)
     host, port = listener.getsockname()[:2]
     failure: list[EMcopilotError] = []
-    app = create_app(
-        settings,
-        on_ready=lambda: log.info("ready page=http://%s:%d", host, port),
-        on_failure=failure.append,
-    )
+
+    def on_ready() -> None:
+        listener.listen()  # who reads the next line and connects at once is not refused
+        log.info("ready page=http://%s:%d", host, port)
+
+    app = create_app(settings, on_ready=on_ready, on_failure=failure.append)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -91,11 +95,24 @@ def serve(settings: ServerSettings) -> int:
         timeout_graceful_shutdown=5,
         server_header=False,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, app)
     server.run(sockets=[listener])
     if failure:
         raise failure[0]
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """Ends the event streams as soon as it is asked to stop, instead of waiting for them."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take SIGTERM or Ctrl-C."""
+        super().handle_exit(sig, frame)
+        close_streams(self._app)
 
 
 def listen(http: HttpSettings) -> socket.socket:
@@ -108,7 +125,8 @@ def listen(http: HttpSettings) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in http.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # on Windows it would let two servers share the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((http.host, http.port))
     except OSError as error:
@@ -125,3 +143,5 @@ if __name__ == "__main__":
         sys.exit(main(sys.argv[1:]))
     except EMcopilotError as error:
         sys.exit(f"emcopilot serve: {error}")
+    except KeyboardInterrupt:  # after everything was stopped in order
+        sys.exit(130)

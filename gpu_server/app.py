@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -69,7 +70,7 @@ def create_app(
                 raise
             on_ready()
             yield
-            app.state.services.publisher.close()
+            close_streams(app)
 
     app = FastAPI(
         title="EMcopilot",
@@ -80,6 +81,7 @@ def create_app(
         redoc_url=None,
     )
     install_problem_handlers(app)
+    app.include_router(health.root)
     for routes in (health, agents, results, pictures, corrections, segment, live):
         app.include_router(routes.router)
     layout.mount(
@@ -94,6 +96,16 @@ def create_app(
         TrustedHostMiddleware, allowed_hosts=list(settings.http.allowed_hosts)
     )
     return app
+
+
+def close_streams(app: FastAPI) -> None:
+    """End event streams and waits, which would hold up the ASGI server's stop for seconds.
+
+    From any thread or a signal handler; without effect before the start is complete.
+    """
+    services: Services | None = getattr(app.state, "services", None)
+    if services:
+        services.publisher.close()
 
 
 async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) -> None:
@@ -120,7 +132,7 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
         one_shot=pipeline,
         decoder=decoder,
         ring=pipeline.ring,
-        scratch_dir=settings.data_dir / "scratch",
+        scratch_dir=_empty(settings.data_dir / "scratch"),
         max_upload_bytes=settings.http.max_upload_bytes,
         disk_reserve_bytes=settings.ingest.disk_reserve_bytes,
         probes={
@@ -128,7 +140,10 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
                 None if ingest.status().is_alive else "the ingest thread has ended"
             ),
             "agents": lambda: ingest.status().paused,
-            "pipeline": lambda: "the pipeline has ended" if carrying.done() else None,
+            "inference": lambda: segmenter.trouble,
+            "pipeline": lambda: (
+                "the pipeline has ended" if carrying.done() else pipeline.trouble
+            ),
         },
     )
 
@@ -141,6 +156,13 @@ def _welcome(store: Store) -> None:
             f"\nAdministrator's token, shown this once:\n\n    {secret}\n\n"
             "Log in with it on the page; make others with `emcopilot tokens create`.\n\n"
         )
+
+
+def _empty(folder: Path) -> Path:
+    """Return the folder without what an earlier server left when it was killed."""
+    for left_over in folder.glob("*.part"):
+        left_over.unlink(missing_ok=True)
+    return folder
 
 
 def _spec(settings: ServerSettings) -> InferenceSpec:

@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -29,6 +30,8 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(
         level=logging.ERROR
     )  # warnings of the programs are in their logs
+    # The programs have process groups of their own: nothing but us would stop them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     keep = options.keep is not None
     folder = options.keep if keep else Path(tempfile.mkdtemp(prefix="emcopilot-"))
     folder = folder.resolve()

@@ -179,9 +179,12 @@ class Publisher:
             self._loop.call_soon_threadsafe(self._events.notify)
 
     def close(self) -> None:
-        """End every stream: whoever waits for changes wakes up and sees `closing`."""
+        """End every stream: whoever waits for changes wakes up and sees `closing`.
+
+        From any thread, and from a signal handler.
+        """
         self.closing = True
-        self._events.notify()
+        self.announce()
 
     async def changed(self, seen: int, timeout_s: float) -> int:
         """Wait for an announcement after the `seen` ones; return how many there are."""
