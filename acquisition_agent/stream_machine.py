@@ -86,8 +86,11 @@ class StreamMachine:
         """Return how many more files the journal may hand over now."""
         if not self.is_open or self.paused:
             return 0
-        in_flight = sum(t.header.size - t.sent for t in self._flight.values())
-        if in_flight >= self._settings.window_bytes:
+        # One file fills a quarter at most: a huge one, or one that the server has no room
+        # for, must not keep the frames behind it from being offered.
+        window = self._settings.window_bytes
+        waiting = (t.header.size - t.sent for t in self._flight.values())
+        if sum(min(rest, window // 4) for rest in waiting) >= window:
             return 0
         return MAX_IN_FLIGHT - len(self._flight)
 

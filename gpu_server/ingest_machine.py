@@ -209,14 +209,20 @@ class IngestMachine:
     def _grant(
         self, peer_id: bytes, peer: _Peer, again: Iterable[Key] = ()
     ) -> list[Action]:
-        """Let an agent send as much as fits its window, file after file."""
+        """Let an agent send as much as fits its window, what ends soonest first.
+
+        So a frame overtakes the huge file that was begun before it.
+        """
         if self.paused:
             return []
         peer.notice = None
         granted = dict.fromkeys(key for key in again if peer.wanted[key].upto)
         credit = self._settings.window_bytes
         credit -= sum(part.upto - part.have for part in peer.wanted.values())
-        for key, part in peer.wanted.items():
+        by_rest = sorted(
+            peer.wanted.items(), key=lambda item: item[1].header.size - item[1].upto
+        )
+        for key, part in by_rest:
             rest = part.header.size - part.upto
             step = min(rest, credit)
             if rest == 0 or not self._fits(part, peer):

@@ -232,11 +232,18 @@ def test_the_window_is_kept_with_large_files() -> None:
     agent = new_machine(window_bytes=2**20)
     agent.step(Connected(), 0.0)
     agent.step(Heard(WELCOME), 0.1)
-    agent.step(Sealed([header(1, size=2**20)]), 0.2)
+    agent.step(Sealed([header(n, size=2**20) for n in range(1, 5)]), 0.2)
     assert agent.room() == 0
     agent.step(need(1, upto=2**20), 0.3)
     drain(agent)
     assert agent.room() > 0
+
+
+def test_a_huge_file_leaves_room_for_the_frames_behind_it(
+    opened: StreamMachine,
+) -> None:
+    opened.step(Sealed([header(1, size=2**36)]), 0.2)
+    assert opened.room() > 0  # although the server may have no place for it for hours
 
 
 def test_many_files_and_losses_are_told_in_messages_the_wire_allows(

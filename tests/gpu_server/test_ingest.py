@@ -159,6 +159,16 @@ def test_a_file_larger_than_the_window_is_asked_for_bit_by_bit() -> None:
         assert asked == [(1, (done + 1) * MIB, (done + 5) * MIB)]
 
 
+def test_a_frame_overtakes_a_huge_file_that_was_begun_before_it() -> None:
+    server = new_machine(window_bytes=2**20)
+    server.step(hello(), 0.0)
+    server.step(heard(offer(header(1, size=2**30))), 0.1)
+    server.step(heard(offer(header(2, size=1000))), 0.2)
+    server.step(chunk(1, 0, 2**19), 0.3)
+    actions = server.step(Written(key(1), "partly"), 0.3)
+    assert needs(actions)[0] == (2, 0, 1000)
+
+
 def test_after_a_cut_a_file_goes_on_where_it_was() -> None:
     server = new_machine()
     server.step(heard(offer(header(1, 3000))), 0.0)
