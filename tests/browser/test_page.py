@@ -340,9 +340,11 @@ def test_names_from_outside_are_text_and_never_markup(
     visit: Visit, installation: DemoPrograms
 ) -> None:
     done = sum(installation.done())
+    (installation.watched / f"{HOSTILE}.tif").write_text("not an image at all\n" * 20)
+    installation.wait_until_done(done + 1)
+    # After the bad file, so that its session is the one that was active last.
     folder = installation.watched / HOSTILE
     folder.mkdir()
-    (installation.watched / f"{HOSTILE}.tif").write_text("not an image at all\n" * 20)
     frame = next(installation.watched.glob("frame_*.tif"))
     shutil.copy(frame, folder / f"{HOSTILE}.tif")
     installation.wait_until_done(done + 2)
