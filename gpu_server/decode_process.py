@@ -155,7 +155,8 @@ class WorkerProcess:
                 process.stdin.close()
             await process.wait()  # the pipes are closed then, too
         if self._listener is not None:
-            await self._listener
+            # Gathered: it is cancelled already if an earlier kill was cut short.
+            await asyncio.gather(self._listener, return_exceptions=True)
         self._shelf.close()
 
     async def _answer(self, process: Process) -> Reply:

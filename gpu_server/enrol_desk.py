@@ -97,9 +97,13 @@ class EnrolDesk:
                     peer, *frames = self._socket.recv_multipart(copy=False)
                 except zmq.Again:
                     continue
-                answer = self._answer(str(peer.get("User-Id")), frames)
-                # ROUTER without MANDATORY: an answer to one who left vanishes, rightly.
-                self._socket.send_multipart([peer.bytes, *wire.encode(answer)])
+                try:
+                    answer = self._answer(str(peer.get("User-Id")), frames)
+                    # ROUTER without MANDATORY: an answer to one who left vanishes, rightly.
+                    self._socket.send_multipart([peer.bytes, *wire.encode(answer)])
+                except Exception:
+                    # The border: any key may speak here, none may close the desk.
+                    log.exception("enrolment failed")
 
     def _answer(self, public_key: str, frames: list[zmq.Frame]) -> wire.Message:
         try:

@@ -159,6 +159,10 @@ class Gate:
         except EMcopilotError as error:  # the database is busy or broken: closed
             log.warning("handshake refused error=%s", error)
             return None
+        except Exception:
+            # The border: without this thread no agent would ever connect again.
+            log.exception("handshake refused")
+            return None
         if not is_admitted:
             log.warning("handshake refused key=%s address=%r", key, address)
         return key if is_admitted else None
