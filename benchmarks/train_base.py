@@ -64,10 +64,11 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=1000)
     parser.add_argument("--real-share", type=float, default=REAL_SHARE)
     parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate)
-    parser.add_argument("--freeze-from", type=float, default=SETTINGS.freeze_from)
+    parser.add_argument("--finish-from", type=float, default=SETTINGS.finish_from)
     parser.add_argument(
         "--invert", type=float, default=0.15, help="share of inverted tiles"
     )
+    parser.add_argument("--seed", type=int, default=SETTINGS.seed)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
@@ -95,8 +96,9 @@ def main() -> None:
     settings = SETTINGS.model_copy(
         update={
             "minutes": options.minutes,
+            "seed": options.seed,
             "learning_rate": options.learning_rate,
-            "freeze_from": options.freeze_from,
+            "finish_from": options.finish_from,
         }
     )
     card = train(settings, sources, options.out, recipe=recipe, held_out=held_out)

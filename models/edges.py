@@ -16,12 +16,14 @@ from torch import nn
 
 from models.datasets import LabelledFrame
 from models.npssegnet import last_convolution
-from models.segmentation_metrics import predict_probability
+from models.segmentation_metrics import pixel_score, predict_probability
 
 _OFFSETS = np.arange(-3.0, 7.01, 0.05)
 """Searched; probability 0.5 moves to 0.05..0.999."""
 _FEWEST_PX = 200
 """Of particle in a frame: below, a few stray pixels decide the ratio of areas."""
+_LEAST_IOU = 0.6
+"""Frames whose particles are missed or invented say nothing about where edges lie."""
 
 
 def edge_offset(network: nn.Module, frames: Sequence[LabelledFrame]) -> float:
@@ -39,11 +41,12 @@ def edge_offset(network: nn.Module, frames: Sequence[LabelledFrame]) -> float:
     float
         To be taken from the particle logit's lead; 0 if no frame has particles enough.
     """
-    ratios = [
-        area_ratios(_lead(predict_probability(network, frame.pixels)), frame.mask)
-        for frame in frames
-        if np.count_nonzero(frame.mask) >= _FEWEST_PX
-    ]
+    ratios: list[NDArray[np.float64]] = []
+    for frame in frames:
+        lead = _lead(predict_probability(network, frame.pixels))
+        found = pixel_score(lead >= 0, frame.mask).iou_particle
+        if found >= _LEAST_IOU and np.count_nonzero(frame.mask) >= _FEWEST_PX:
+            ratios.append(area_ratios(lead, frame.mask))
     if not ratios:
         return 0.0
     return float(_OFFSETS[np.abs(np.log(np.median(ratios, axis=0))).argmin()])

@@ -34,6 +34,8 @@ from models.training import Recipe, Run, TrainSettings, learn, set_learning_rate
 
 log = logging.getLogger(__name__)
 
+LONGEST_STEP_S = 120.0
+"""No step takes longer; what does was not spent on training."""
 EDGE_FRAMES = 24
 """Of each source: some seconds of inference on a CPU, and a median that is known to 2 %."""
 
@@ -86,7 +88,8 @@ def train(
         loss = learn(run, tiles, masks)
         recent.append(loss)
         run.step = step + 1
-        run.elapsed_s += time.monotonic() - seen
+        # A suspended machine or a stopped process spends no budget: it learns nothing.
+        run.elapsed_s += min(time.monotonic() - seen, LONGEST_STEP_S)
         seen = time.monotonic()
         if run.step % settings.report_every == 0:
             _report(directory, run, loss=sum(recent) / len(recent))

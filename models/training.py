@@ -35,10 +35,8 @@ class TrainSettings(Settings):
     weight_decay: float = Field(default=5e-4, ge=0)
     warm_up: float = Field(default=0.05, ge=0, lt=1)
     """Part of the budget over which the learning rate rises."""
-    freeze_from: float = Field(default=0.85, ge=0, le=1)
-    """Part of the budget after which batch normalisation uses its running statistics, as it does
-    at inference. With a few tiles a batch the statistics of the moment depend on what else is in
-    the batch, and a network that has only known those draws edges a pixel off without them."""
+    finish_from: float = Field(default=0.85, ge=0, le=1)
+    """Part of the budget after which a run is finished off: see `learn`."""
     average: float = Field(default=0.995, ge=0, lt=1)
     """Decay per step of the moving average over weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -157,13 +155,20 @@ class Run:
 
 
 def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
-    """Take one optimiser step on a batch and return its loss."""
+    """Take one optimiser step on a batch and return its loss.
+
+    Both halves of the loss make a network find particles; the last part of a run puts their edges
+    right. It learns from the focal term alone, because the Jaccard term gives doubtful pixels to
+    the rarer class and so a rim to every particle. And batch normalisation keeps its running
+    statistics, as at inference: those of a few tiles depend on what else is in the batch.
+    """
+    is_finishing = run.progress >= run.settings.finish_from
     tiles, masks = tiles.to(run.device), masks.to(run.device)
-    set_training_mode(run.network, frozen=run.progress >= run.settings.freeze_from)
+    set_training_mode(run.network, frozen=is_finishing)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=_is_mixed(run)):
         logits = run.network(tiles)  # (B, 2, H, W)
     loss = focal_and_jaccard(logits, masks)
-    loss.total.backward()
+    (loss.focal if is_finishing else loss.total).backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
     if not torch.isfinite(norm):
         raise ModelError(
