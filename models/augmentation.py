@@ -139,7 +139,8 @@ def _restyle(tile: Tile, rng: np.random.Generator) -> Tile:
         tile = tile + _uneven_light(side, rng)
     if rng.random() < 0.5:
         grain = _float32(rng.standard_normal(tile.shape, np.float32))
-        tile = tile + grain * float(rng.uniform(0.05, 0.8)) * _grain_weight(tile, rng)
+        weight = float(rng.uniform(0.05, 0.8)) * _grain_weight(tile, rng)
+        tile = _float32(tile + grain * weight)
     if rng.random() < 0.1:
         tile = _hot_pixels(tile, rng)
     return tile

@@ -133,7 +133,7 @@ def _harmonic(precision: float, recall: float) -> float:
 
 def _edges(mask: Mask) -> Mask:
     """Return the particles' outermost pixels."""
-    return mask & ~ndimage.binary_erosion(mask, border_value=1)
+    return mask & np.logical_not(ndimage.binary_erosion(mask, border_value=1))
 
 
 def _near(edges: Mask, others: Mask, tolerance_px: float) -> float:
