@@ -64,7 +64,6 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=1000)
     parser.add_argument("--real-share", type=float, default=REAL_SHARE)
     parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate)
-    parser.add_argument("--finish-from", type=float, default=SETTINGS.finish_from)
     parser.add_argument(
         "--invert", type=float, default=0.15, help="share of inverted tiles"
     )
@@ -98,7 +97,6 @@ def main() -> None:
             "minutes": options.minutes,
             "seed": options.seed,
             "learning_rate": options.learning_rate,
-            "finish_from": options.finish_from,
         }
     )
     card = train(settings, sources, options.out, recipe=recipe, held_out=held_out)

@@ -35,8 +35,6 @@ class TrainSettings(Settings):
     weight_decay: float = Field(default=5e-4, ge=0)
     warm_up: float = Field(default=0.05, ge=0, lt=1)
     """Part of the budget over which the learning rate rises."""
-    finish_from: float = Field(default=0.85, ge=0, le=1)
-    """Part of the budget after which a run is finished off: see `learn`."""
     average: float = Field(default=0.995, ge=0, lt=1)
     """Decay per step of the moving average over weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -155,20 +153,13 @@ class Run:
 
 
 def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
-    """Take one optimiser step on a batch and return its loss.
-
-    Both halves of the loss make a network find particles; the last part of a run puts their edges
-    right. It learns from the focal term alone, because the Jaccard term gives doubtful pixels to
-    the rarer class and so a rim to every particle. And batch normalisation keeps its running
-    statistics, as at inference: those of a few tiles depend on what else is in the batch.
-    """
-    is_finishing = run.progress >= run.settings.finish_from
+    """Take one optimiser step on a batch and return its loss."""
     tiles, masks = tiles.to(run.device), masks.to(run.device)
-    set_training_mode(run.network, frozen=is_finishing)
+    run.network.train()
     with torch.autocast(run.device.type, torch.bfloat16, enabled=_is_mixed(run)):
         logits = run.network(tiles)  # (B, 2, H, W)
     loss = focal_and_jaccard(logits, masks)
-    (loss.focal if is_finishing else loss.total).backward()
+    loss.total.backward()
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
     if not torch.isfinite(norm):
         raise ModelError(
@@ -179,15 +170,6 @@ def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     run.optimizer.zero_grad(set_to_none=True)
     blend(run.average, run.network, _decay(run))
     return loss.total.item()
-
-
-def set_training_mode(network: nn.Module, *, frozen: bool) -> None:
-    """Switch dropout on, and batch normalisation to statistics of the batch unless frozen."""
-    network.train()
-    if frozen:
-        for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                layer.eval()
 
 
 def set_learning_rate(
