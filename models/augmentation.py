@@ -35,6 +35,8 @@ class Source:
     invert: float = 0.5
     """Chance of exchanging bright and dark. At 0.5 nothing but shape tells a particle from the
     gap between two; lower, a source also teaches what its kind of micrograph looks like."""
+    has_true_edges: bool = True
+    """Whether its masks are drawn well enough to centre the model's edges on them."""
 
 
 def draw_batch(
@@ -77,8 +79,9 @@ def draw_tile(
 ) -> tuple[Tile, Mask]:
     """Return one augmented tile, float32 (tile_px, tile_px), and its mask."""
     frame = source.frames[int(rng.integers(len(source.frames)))]
-    tile, mask = cut(frame, tile_px, source.scale, rng)
-    tile, mask = _turn(tile, mask, rng)
+    angle_deg = rng.uniform(0.0, 45.0) if rng.random() < 0.5 else 0.0
+    tile, mask = cut(frame, _side_before_turning(tile_px, angle_deg), source.scale, rng)
+    tile, mask = _turn(tile, mask, angle_deg, tile_px, rng)
     tile = _restyle(tile, rng)
     if rng.random() < source.invert:
         tile = -tile
@@ -120,7 +123,24 @@ def _mirrored(side: int, window_px: int, rng: np.random.Generator) -> NDArray[np
     return np.where(index < side, index, 2 * side - 1 - index)
 
 
-def _turn(tile: Tile, mask: Mask, rng: np.random.Generator) -> tuple[Tile, Mask]:
+def _side_before_turning(tile_px: int, angle_deg: float) -> int:
+    """Return the side of the square that still covers the tile when turned by 0..45 degrees."""
+    angle = np.deg2rad(angle_deg)
+    return int(np.ceil(tile_px * (np.cos(angle) + np.sin(angle))))
+
+
+def _turn(
+    tile: Tile, mask: Mask, angle_deg: float, tile_px: int, rng: np.random.Generator
+) -> tuple[Tile, Mask]:
+    """Turn by the angle and by quarter turns, flip, and keep the middle (tile_px, tile_px)."""
+    if angle_deg:
+        turned = [
+            ndimage.rotate(layer, angle_deg, reshape=False, order=1, mode="reflect")
+            for layer in (tile, mask.astype(np.float32))
+        ]
+        start = (tile.shape[0] - tile_px) // 2
+        middle = np.s_[start : start + tile_px, start : start + tile_px]
+        tile, mask = _float32(turned[0])[middle], turned[1][middle] > 0.5
     quarter_turns, flip = int(rng.integers(4)), bool(rng.integers(2))
     tile, mask = np.rot90(tile, quarter_turns), np.rot90(mask, quarter_turns)
     return (tile[:, ::-1], mask[:, ::-1]) if flip else (tile, mask)

@@ -110,10 +110,11 @@ def train(
 
 
 def edge_frames(sources: Sequence[Source]) -> list[LabelledFrame]:
-    """Pick the training frames on which edges are centred, as many from each source."""
+    """Pick the training frames on which edges are centred, as many from each good source."""
     return [
         frame
         for source in sources
+        if source.has_true_edges
         for frame in source.frames[:: max(1, len(source.frames) // EDGE_FRAMES)]
     ]
 
@@ -144,6 +145,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="becomes the model")
     parser.add_argument("--config", type=Path, help="TOML file of training settings")
+    parser.add_argument("--start", help="model to go on from; random weights if none")
     parser.add_argument("--minutes", type=float, help="budget on the clock")
     parser.add_argument("--steps", type=int, help="budget in steps")
     parser.add_argument("--batch", type=int, help="tiles in a step")
@@ -152,7 +154,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--json", action="store_true", help="print the card's figures")
     options = parser.parse_args(argv)
-    chosen = ("minutes", "steps", "batch", "tile_px", "seed", "device")
+    chosen = ("start", "minutes", "steps", "batch", "tile_px", "seed", "device")
     settings = load_settings(
         TrainSettings, options.config, {key: getattr(options, key) for key in chosen}
     )

@@ -24,6 +24,8 @@ class TrainSettings(Settings):
     """Everything that decides a training run, beside its data."""
 
     architecture: Architecture = Architecture()
+    start: str | None = None
+    """A model whose weights the run starts from, by name or directory; random if none."""
     minutes: float | None = Field(default=None, gt=0)
     """Budget on the clock; leaves `steps` out of account."""
     steps: int = Field(default=20_000, ge=1)
@@ -74,7 +76,7 @@ class Run:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.device = _device(settings)
-        self.network = build(settings.architecture).to(self.device)
+        self.network = _first_network(settings).to(self.device)
         # Channels last: half of the paper's layers run faster so, none slower.
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = build(settings.architecture).to(self.device).eval()
@@ -150,6 +152,18 @@ class Run:
             },
             licence=recipe.licence,
         )
+
+
+def _first_network(settings: TrainSettings) -> nn.Module:
+    if settings.start is None:
+        return build(settings.architecture)
+    network, card = checkpoint.load(settings.start)
+    if card.architecture != settings.architecture:
+        raise ConfigError(
+            f"the model to start from, {card.model_id}, is {card.architecture}; expected "
+            f"{settings.architecture}; choose another --start or architecture"
+        )
+    return network
 
 
 def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
