@@ -9,6 +9,7 @@ import tifffile
 from PIL import Image
 
 from emcopilot.errors import ConfigError, DecodeError
+from emcopilot.frame_files import mrc_bytes
 from models.datasets import (
     Pair,
     data_hash,
@@ -16,6 +17,7 @@ from models.datasets import (
     is_held_out,
     label,
     load_frames,
+    read_marks,
     read_pair,
     read_pixels,
 )
@@ -88,8 +90,8 @@ def test_every_kind_of_png_becomes_one_plane(tmp_path: Path, mode: str) -> None:
 
 def test_colour_becomes_luminance(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "a.png")
-    # BT.601: red carries 0.299 of the brightness.
-    assert read_pixels(tmp_path / "a.png")[0, 0] == pytest.approx(0.299 * 255)
+    # As on the live path: red carries 0.2126 of the brightness (BT.709), rounded to counts.
+    assert read_pixels(tmp_path / "a.png")[0, 0] == 54
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
@@ -101,6 +103,94 @@ def test_what_is_no_image_is_an_error_with_its_name(
     path.write_bytes(content)
     with pytest.raises(DecodeError, match="broken"):
         read_pixels(path)
+
+
+def test_a_vendors_file_is_an_image_like_any_other(tmp_path: Path) -> None:
+    images, masks = _empty(tmp_path / "images"), _empty(tmp_path / "masks")
+    counts = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000
+    (images / "a.mrc").write_bytes(mrc_bytes(np.stack([counts, counts + 1]), 0.5, "BF"))
+    (images / "._a.mrc").write_bytes(b"left by another file system")
+    (images / "a.json").write_text("{}")
+    Image.fromarray((counts > 9000).astype(np.uint8)).save(masks / "a.png")
+    (pair,) = find_pairs(images, masks)
+    pixels, particle = read_pair(pair)
+    np.testing.assert_array_equal(pixels, counts)  # the first frame of two
+    assert particle.sum() == 38
+
+
+def test_an_emi_is_not_counted_beside_its_series(tmp_path: Path) -> None:
+    images, masks = _empty(tmp_path / "images"), _empty(tmp_path / "masks")
+    for name in ("a.emi", "a_1.ser"):
+        (images / name).touch()
+    Image.new("L", (4, 4)).save(masks / "a_1.png")
+    assert [pair.image.name for pair in find_pairs(images, masks)] == ["a_1.ser"]
+
+
+def test_a_bitmap_is_read_though_no_microscope_writes_it(tmp_path: Path) -> None:
+    marks = np.array([[0, 7], [255, 0]], np.uint8)
+    Image.fromarray(marks).save(tmp_path / "m.bmp")
+    assert read_marks(tmp_path / "m.bmp").tolist() == marks.tolist()
+    assert read_pixels(tmp_path / "m.bmp").tolist() == marks.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "u4", "i8", "f4", "f8"])
+def test_numbers_of_a_mask_stay_what_they_are(tmp_path: Path, dtype: str) -> None:
+    marks = np.array([[0, 1], [3, 200]], dtype)
+    tifffile.imwrite(tmp_path / "m.tif", marks)
+    read = read_marks(tmp_path / "m.tif")
+    assert read.dtype.kind in "iu"
+    assert read.tolist() == [[0, 1], [3, 200]]
+
+
+def test_marks_with_fractions_stay_floats(tmp_path: Path) -> None:
+    marks = np.array([[0.0, 0.25], [np.nan, 1e300]])
+    tifffile.imwrite(tmp_path / "m.tif", marks)
+    read = read_marks(tmp_path / "m.tif")
+    assert (read > 0).tolist() == [[False, True], [False, True]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_dark_blue_mark_is_a_mark(tmp_path: Path, mode: str) -> None:
+    drawn = Image.new("RGB", (3, 1))
+    drawn.putpixel((1, 0), (0, 0, 1))  # its luminance rounds to 0
+    (drawn.quantize(4) if mode == "P" else drawn.convert(mode)).save(tmp_path / "m.png")
+    assert (read_marks(tmp_path / "m.png") > 0).tolist() == [[False, True, False]]
+
+
+def test_every_bad_file_is_named_before_training(folders: tuple[Path, Path]) -> None:
+    (folders[0] / "a.tif").write_bytes(b"II*\0 cut short")
+    Image.new("L", (5, 5)).save(folders[1] / "b.png")
+    with pytest.raises(
+        DecodeError, match=r"2 of 2 .*a\.tif.*b\.tif is \(8, 8\)"
+    ) as said:
+        load_frames(find_pairs(*folders))
+    assert str(folders[0]) in str(said.value)
+
+
+def test_one_corrupt_image_among_many_is_the_one_named(tmp_path: Path) -> None:
+    images, masks = _empty(tmp_path / "images"), _empty(tmp_path / "masks")
+    for number in range(40):
+        for folder in (images, masks):
+            Image.new("L", (4, 4), number).save(folder / f"{number:04d}.png")
+    whole = (images / "0023.png").read_bytes()
+    (images / "0023.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DecodeError, match=r"1 of 40 images .*0023\.png"):
+        load_frames(find_pairs(images, masks))
+
+
+def test_mixed_depths_train_and_are_judged_together(tmp_path: Path) -> None:
+    images, masks = _empty(tmp_path / "images"), _empty(tmp_path / "masks")
+    counts = np.random.default_rng(0).integers(0, 200, (16, 16))
+    for dtype in ("u1", "u2", "i2", "u4", "f4", "f8"):
+        # Gain and offset of the camera differ with its depth; contrast does not.
+        gain = 1 if dtype == "u1" else 3
+        tifffile.imwrite(images / f"{dtype}.tif", (counts * gain + gain).astype(dtype))
+        Image.fromarray((counts > 100).astype(np.uint8)).save(masks / f"{dtype}.png")
+    frames = load_frames(find_pairs(images, masks))
+    assert len(frames) == 6
+    for frame in frames:
+        # One unit in the last place of float16 at the values that occur (below 4).
+        np.testing.assert_allclose(frame.pixels, frames[0].pixels, atol=2**-9)
 
 
 def test_frames_are_normalised_whole(folders: tuple[Path, Path]) -> None:
