@@ -10,6 +10,7 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,6 +247,21 @@ class Journal:
         """Hold these back from `next_to_offer` until stored, gone or reset."""
         with self._lock:
             self._in_flight.update(items)
+
+    def renew(self) -> str:
+        """Go on under a new id, for the server knows other files by this one's numbers.
+
+        What is stored stays so, what is not is offered under the new id. Losses are told
+        again: the server may have taken one for a file that it has.
+        """
+        journal_id = str(uuid.uuid4())
+        with self._write() as db:
+            db.execute(
+                "UPDATE meta SET value = ? WHERE name = 'journal_id'", (journal_id,)
+            )
+            db.execute("UPDATE gone SET told = 0")
+        self.journal_id = journal_id
+        return journal_id
 
     def reset_offered(self) -> None:
         """Nothing is in flight any more: the connection is new."""

@@ -299,6 +299,9 @@ class Stream:
                         self._outbox.clear()
                         self._files.clear()
                         self._journal.reset_offered()
+                    case events.Renew(reason):
+                        log.warning("journal gets a new id reason=%s", reason)
+                        waiting.append(events.Renewed(self._journal.renew()))
                     case events.Reconnect():
                         is_wanted = False
         return is_wanted

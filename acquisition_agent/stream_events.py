@@ -65,8 +65,15 @@ class Tick:
     report: wire.Report
 
 
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The journal has a new id."""
+
+    journal: str
+
+
 Event = (
-    Connected | Troubled | Heard | Sealed | Lost | Writable | Unreadable | Tick
+    Connected | Troubled | Heard | Sealed | Lost | Writable | Unreadable | Tick | Renewed
 )  # fmt: skip
 
 # Actions -----------------------------------------------------------------------------
@@ -108,4 +115,11 @@ class Settle:
     """Why the server rejects them."""
 
 
-Action = Send | SendChunk | Reconnect | Forget | Settle
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Give the journal a new id, and say so with Renewed."""
+
+    reason: str
+
+
+Action = Send | SendChunk | Reconnect | Forget | Settle | Renew

@@ -22,6 +22,8 @@ from acquisition_agent.stream_events import (
     Heard,
     Lost,
     Reconnect,
+    Renew,
+    Renewed,
     Sealed,
     Send,
     SendChunk,
@@ -117,6 +119,9 @@ class StreamMachine:
                 return [Settle("doubtful", [item])]
             case Connected():
                 self.trouble = None
+                return self._greet(now)
+            case Renewed(journal):
+                self._hello = self._hello.model_copy(update={"journal": journal})
                 return self._greet(now)
             case Troubled(text):
                 self.trouble = text
@@ -220,6 +225,11 @@ class StreamMachine:
             item = (refused.seq, refused.rev)
             self._flight.pop(item, None)
             return [Settle("rejected", [item], refused.reason)]
+        if refused.code == "journal_reused":
+            if not self.is_open:
+                return []  # of the journal that we have just given up
+            self.is_open = False
+            return [Renew(refused.reason)]
         self.trouble = refused.reason
         self.is_open, self.is_refused = False, True
         self._said_hello_at = now

@@ -12,6 +12,7 @@ most 64 kB and, for CHUNK alone, a payload of at most 1 MiB::
                              <-    NEED a higher upto ... and at last
                              <-    STORED on disk and committed
                              <-    RETRY lost | mismatch        or REFUSED for good
+                             <-    REFUSED journal_reused: HELLO with a new journal
     GONE vanished, changed   ->
                              <-    GONE_OK
     PING report              ->
@@ -210,7 +211,9 @@ class Refused(Message):
     """No, and trying again will not help: one file, or the agent as a whole."""
 
     name = "REFUSED"
-    code: Literal["key_unknown", "file_too_large", "bad_message", "bad_code"]
+    code: Literal[
+        "key_unknown", "file_too_large", "bad_message", "bad_code", "journal_reused"
+    ]
     reason: Sentence
     seq: Number | None = None
     rev: Number | None = None

@@ -179,11 +179,8 @@ def agents_balance(connection: sa.Connection, stored: list[sa.Row]) -> Iterator[
             faults.append(
                 f"agent {agent.id} discovered {agent.discovered}, lists {listed}"
             )
-        here = {
-            f.seq
-            for f in stored
-            if (f.agent_id, f.journal) == (agent.id, agent.journal)
-        }
+        # In all of its journals: one that had to change its id goes on counting.
+        here = {(f.journal, f.seq) for f in stored if f.agent_id == agent.id}
         if agent.stored > len(here):
             faults.append(
                 f"agent {agent.id} was told of {agent.stored}, here are {len(here)}"

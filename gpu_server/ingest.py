@@ -283,11 +283,11 @@ class Ingest:
         self, files: Sequence[tuple[Key, wire.FileHeader]]
     ) -> events.Committed | events.Failed:
         """Bytes first, then the rows, then the word: in this order nothing is lost."""
-        keys = [key for key, _ in files]
-        received = [self._received(key, header) for key, header in files]
+        received = {self._received(key, header): key for key, header in files}
+        keys = list(received.values())
         try:
             self._spool.keep([(key, header.sha256) for key, header in files])
-            self._store.record_stored(received)
+            refused = self._store.record_stored(received)
         except Exception as error:
             # The border: whatever it was, these files are not stored and must be sent
             # again; full disks are ordinary, anything else shows its traceback.
@@ -295,11 +295,17 @@ class Ingest:
             log.error("commit failed error=%s", error, exc_info=not is_ordinary)
             return events.Failed(keys, str(error))
         self._spool.close_parts(keys)
-        self._count["files"] += len(keys)
-        for file in received:
+        for file, reason in refused.items():
+            log.warning("file not recorded name=%s reason=%s", file.source_key, reason)
+        stored = [file for file in received if file not in refused]
+        self._count["files"] += len(stored)
+        for file in stored:
             log.info("file stored name=%s bytes=%d", file.source_key, file.size)
-        self._on_stored(received)
-        return events.Committed(keys)
+        self._on_stored(stored)
+        return events.Committed(
+            [received[file] for file in stored],
+            {received[file]: reason for file, reason in refused.items()},
+        )
 
     def _received(self, key: Key, header: wire.FileHeader) -> ReceivedFile:
         return ReceivedFile(

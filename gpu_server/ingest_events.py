@@ -3,7 +3,7 @@
 Values only; `ingest_machine` maps one to the other, `ingest` produces and obeys them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -56,6 +56,8 @@ class Committed:
     """These files are on disk and in the database."""
 
     keys: Sequence[Key]
+    refused: Mapping[Key, str] = field(default_factory=dict[Key, str])
+    """Files of the same group that are not: why their number stands for other bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ connection, so that a cut costs the chunks under way and no more. STORED is answ
 to a Committed event: nothing else in this program can say it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from emcopilot import __version__, wire
@@ -70,6 +70,9 @@ class _Peer:
     reported_at: float
     report: wire.Report
     wanted: dict[Key, _Part] = field(default_factory=dict[Key, _Part])
+    offered: dict[Key, str] = field(default_factory=dict[Key, str])
+    """Hashes it waits to hear STORED of, as it offered them on this connection: another
+    computer with the same journal may mean other bytes by the same number."""
     notice: str | None = None
 
     def key(self, item: Item) -> Key:
@@ -111,8 +114,8 @@ class IngestMachine:
                 return self._written(key, outcome)
             case Drained():
                 return self._commit()
-            case Committed(keys):
-                return self._committed(keys)
+            case Committed(keys, refused):
+                return [*self._committed(keys), *self._number_taken(refused)]
             case Failed(keys, reason):
                 return self._failed(keys, reason, now)
             case GoneRecorded(peer, items):
@@ -179,8 +182,11 @@ class IngestMachine:
         again: list[Key] = []
         for header in files:
             key = peer.key((header.seq, header.rev))
-            if key in self._ready or key in self._committing:
-                continue  # STORED follows
+            whole = self._ready.get(key) or self._committing.get(key)
+            if whole:
+                if whole.sha256 == header.sha256:
+                    peer.offered[key] = header.sha256  # STORED follows
+                continue  # else these wait until the other bytes have their row
             if header.size > self._settings.max_file_bytes:
                 actions.append(Send(peer_id, self._too_large(header)))
             elif header.sha256 in present:
@@ -188,11 +194,13 @@ class IngestMachine:
                 if self._parts.pop(key, None):
                     actions.append(Drop(key))
                 peer.wanted.pop(key, None)
+                peer.offered[key] = header.sha256
                 self._ready[key] = header
             elif key in peer.wanted:
                 again.append(key)
             elif len(peer.wanted) < MAX_WANTED:
                 peer.wanted[key] = self._part(key, header, actions, now)
+                peer.offered[key] = header.sha256
         return [*actions, *self._grant(peer_id, peer, again)]
 
     def _part(
@@ -270,6 +278,7 @@ class IngestMachine:
         for gone in items:
             key = peer.key((gone.seq, gone.rev))
             peer.wanted.pop(key, None)
+            peer.offered.pop(key, None)
             if self._parts.pop(key, None):
                 actions.append(Drop(key))
         return [*actions, RecordGone(peer_id, peer.agent_id, peer.hello.journal, items)]
@@ -301,6 +310,8 @@ class IngestMachine:
                 *(self._grant(peer_id, peer) if peer else []),
             ]
         self.mismatches += 1
+        if peer:
+            peer.offered.pop(key, None)
         retry = wire.Retry(seq=key.seq, rev=key.rev, reason="mismatch")
         return [Drop(key), *([Send(peer_id, retry)] if peer else [])]
 
@@ -314,14 +325,33 @@ class IngestMachine:
     def _committed(self, keys: Sequence[Key]) -> list[Action]:
         stored: dict[bytes, list[Item]] = {}
         for key in keys:
-            self._committing.pop(key, None)
-            peer_id, peer = self._peer_of(key)
-            if peer:
+            peer_id = self._who_waits(key)
+            if peer_id:
                 stored.setdefault(peer_id, []).append(key.item)
         return [
             Send(peer_id, wire.Stored(items=tuple(items)))
             for peer_id, items in stored.items()
         ]
+
+    def _number_taken(self, refused: Mapping[Key, str]) -> list[Action]:
+        """Ask each agent once for another journal; it offers these again under that."""
+        reasons = {self._who_waits(key): reason for key, reason in refused.items()}
+        return [
+            Send(peer_id, wire.Refused(code="journal_reused", reason=reason[:500]))
+            for peer_id, reason in reasons.items()
+            if peer_id
+        ]
+
+    def _who_waits(self, key: Key) -> bytes | None:
+        """End a commit; return the connection on which these very bytes were offered.
+
+        An agent that has said HELLO since then offers them again, and is told then.
+        """
+        committed = self._committing.pop(key, None)
+        peer_id, peer = self._peer_of(key)
+        if peer is None or committed is None:
+            return None
+        return peer_id if peer.offered.pop(key, None) == committed.sha256 else None
 
     def _failed(self, keys: Sequence[Key], reason: str, now: float) -> list[Action]:
         self._failure = (reason, now + PAUSE_S)

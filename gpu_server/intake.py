@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
+from emcopilot.errors import StoreError
 from gpu_server.deliveries import GoneItem, ReceivedFile, StoredRange
 from gpu_server.events import announce
 from gpu_server.revisions import adopt, may_replace, settle
@@ -24,10 +25,20 @@ from gpu_server.tables import (
 )
 
 
+class NumberTakenError(StoreError):
+    """The journal's number for these bytes stands for other bytes already."""
+
+
 def record_file(
     connection: sa.Connection, file: ReceivedFile, *, at: float
 ) -> int | None:
-    """Add a file with its first frame, queued; return its id, or None for a repeat."""
+    """Add a file with its first frame, queued; return its id, or None for a repeat.
+
+    Raises
+    ------
+    NumberTakenError
+        If other bytes came under this number; nothing is recorded.
+    """
     kin = connection.execute(_KIN, asdict(file)).all()
     if is_repeat(file, kin):
         return None
@@ -35,7 +46,8 @@ def record_file(
         row for row in kin if row.superseded_by is None and may_replace(file, row)
     ]
     for rival in rivals:
-        if rival.journal != file.journal and rival.sha256 == file.sha256:
+        is_renumbered = (rival.journal, rival.seq) != (file.journal, file.seq)
+        if is_renumbered and rival.sha256 == file.sha256:
             adopt(connection, rival.id, file)
             connection.execute(_NOT_GONE, asdict(file))
             return None
@@ -48,9 +60,20 @@ def record_file(
 
 
 def is_repeat(file: ReceivedFile, kin: Iterable[sa.Row]) -> bool:
-    """Whether this very delivery was committed before."""
+    """Whether this very delivery was committed before.
+
+    A journal that was restored from a backup, or that a cloned computer carries on as well,
+    numbers new files like old ones. Taken for repeats, they would be lost.
+    """
     delivery = (file.journal, file.seq, file.rev)
-    return any((row.journal, row.seq, row.rev) == delivery for row in kin)
+    before = next((k for k in kin if (k.journal, k.seq, k.rev) == delivery), None)
+    if before is not None and before.sha256 != file.sha256:
+        raise NumberTakenError(
+            f"number {file.seq} revision {file.rev} of journal {file.journal} is stored with "
+            f"sha256 {before.sha256[:12]}.., now {file.sha256[:12]}.. came: the journal was "
+            "restored from a backup or copied to another computer and needs a new id"
+        )
+    return before is not None
 
 
 def add_frames(

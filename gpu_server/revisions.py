@@ -17,14 +17,17 @@ def may_replace(file: ReceivedFile, row: sa.Row) -> bool:
 
     Within one journal that takes the same `seq`: a path may be used again for a new frame
     after the old one was renamed. A new journal counts from 1, there the name has to decide.
+    Name and bytes together decide in one journal, too: restored from a backup it numbers
+    what it sent since then once more.
     """
+    has_name = row.source_key == file.source_key
     if row.journal == file.journal:
-        return row.seq == file.seq
-    return row.source_key == file.source_key
+        return row.seq == file.seq or (has_name and row.sha256 == file.sha256)
+    return has_name
 
 
 def adopt(connection: sa.Connection, file_id: int, file: ReceivedFile) -> None:
-    """Let an agent that lost its journal find its stored file under the new numbering."""
+    """Let an agent whose journal was lost or restored find its file under the new number."""
     connection.execute(
         files.update()
         .where(files.c.id == file_id)

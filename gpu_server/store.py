@@ -130,17 +130,27 @@ class Store:
         with self.read() as connection:
             return intake.stored_ranges(connection, agent_id, journal)
 
-    def record_stored(self, files: Iterable[ReceivedFile]) -> None:
+    def record_stored(self, files: Iterable[ReceivedFile]) -> dict[ReceivedFile, str]:
         """Commit files whose bytes are on disk; a repeat changes nothing.
+
+        Returns
+        -------
+        dict of ReceivedFile to str
+            Those that are not recorded, and why: their number stands for other bytes.
 
         Raises
         ------
         StoreError
             If the database cannot take them; then none was recorded.
         """
+        refused: dict[ReceivedFile, str] = {}
         with self.database.write() as connection:
             for file in files:
-                intake.record_file(connection, file, at=self._wall())
+                try:
+                    intake.record_file(connection, file, at=self._wall())
+                except intake.NumberTakenError as error:
+                    refused[file] = str(error)
+        return refused
 
     def record_gone(
         self, agent_id: int, journal: str, items: Iterable[GoneItem]

@@ -251,6 +251,25 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert [file.seq for file in journal.next_to_offer(10)] == [2]
 
 
+def test_a_renewed_journal_offers_what_is_not_stored_and_tells_losses_again(
+    tmp_path: Path,
+) -> None:
+    with Journal(tmp_path / "journal.db") as journal:
+        journal.set_roots({"acq": tmp_path})
+        stored, waiting, lost = sealed(journal, "stored.tif", "waiting.tif", "lost.tif")
+        journal.mark_stored([(stored, 1)])
+        journal.mark_gone(lost, 1, "unreadable")
+        journal.mark_told([(lost, 1)])
+        before, counts = journal.journal_id, accounts(journal)
+        renewed = journal.renew()
+        assert renewed == journal.journal_id != before
+        assert accounts(journal) == counts
+    with Journal(tmp_path / "journal.db") as journal:
+        assert journal.journal_id == renewed
+        assert [file.seq for file in journal.next_to_offer(9)] == [waiting]
+        assert [file.seq for file in journal.gone_to_tell(9)] == [lost]
+
+
 def test_numbers_are_never_used_twice(journal: Journal) -> None:
     sealed(journal, "a.tif")
     (seq,) = discover(journal, "b.tif")

@@ -10,6 +10,8 @@ from acquisition_agent.stream_events import (
     Heard,
     Lost,
     Reconnect,
+    Renew,
+    Renewed,
     Sealed,
     Send,
     SendChunk,
@@ -210,6 +212,23 @@ def test_a_refused_file_is_rejected_with_the_reason(opened: StreamMachine) -> No
     refused = wire.Refused(code="file_too_large", reason="9 GB", seq=1, rev=1)
     assert opened.step(Heard(refused), 0.3) == [Settle("rejected", [(1, 1)], "9 GB")]
     assert opened.is_open
+
+
+def test_a_journal_whose_numbers_are_taken_is_renewed_once_and_offered_anew(
+    opened: StreamMachine,
+) -> None:
+    opened.step(Sealed([header(1), header(2)]), 0.2)
+    refused = Heard(wire.Refused(code="journal_reused", reason="number 1 is stored"))
+    assert opened.step(refused, 0.3) == [Renew("number 1 is stored")]
+    assert opened.room() == 0
+    other = "11111111-d9cb-469f-a165-70867728950e"
+    said = HELLO.model_copy(update={"journal": other})
+    assert opened.step(Renewed(other), 0.3) == [Forget(), Send(said)]
+    # A second refusal was on its way: it is about the old journal.
+    assert opened.step(refused, 0.4) == []
+    opened.step(Heard(WELCOME), 0.5)
+    assert opened.room() == machine.MAX_IN_FLIGHT
+    assert opened.step(Connected(), 9.0) == [Forget(), Send(said)]
 
 
 def test_an_unknown_key_is_shown_and_asked_about_seldom(opened: StreamMachine) -> None:

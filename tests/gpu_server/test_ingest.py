@@ -161,7 +161,6 @@ def test_a_file_larger_than_the_window_is_asked_for_bit_by_bit() -> None:
 
 def test_a_frame_overtakes_a_huge_file_that_was_begun_before_it() -> None:
     server = new_machine(window_bytes=2**20)
-    server.step(hello(), 0.0)
     server.step(heard(offer(header(1, size=2**30))), 0.1)
     server.step(heard(offer(header(2, size=1000))), 0.2)
     server.step(chunk(1, 0, 2**19), 0.3)
@@ -211,8 +210,36 @@ def test_stored_reaches_an_agent_that_has_connected_anew() -> None:
     deliver(server, 1)
     server.step(Drained(), 0.0)
     server.step(heard(hello(), peer=PEER_2), 1.0)
+    assert server.step(heard(offer(header(1)), peer=PEER_2), 1.0) == []
     stored = wire.Stored(items=((1, 1),))
     assert server.step(Committed([key(1)]), 1.0) == [Send(PEER_2, stored)]
+
+
+def test_stored_is_not_said_to_a_clone_that_means_other_bytes() -> None:
+    server = new_machine()
+    deliver(server, 1)
+    server.step(Drained(), 0.0)
+    server.step(heard(hello(), peer=PEER_2), 1.0)
+    other = header(1, sha256="f" * 64)
+    assert server.step(heard(offer(other), peer=PEER_2), 1.0) == []
+    assert server.step(Committed([key(1)]), 1.0) == []
+    assert needs(server.step(heard(offer(other), peer=PEER_2), 2.0)) == [(1, 0, 1000)]
+
+
+def test_a_number_that_stands_for_other_bytes_asks_once_for_a_new_journal() -> None:
+    server = new_machine()
+    for seq in (1, 2, 3):
+        deliver(server, seq)
+    server.step(Drained(), 0.0)
+    reasons = {key(1): "number 1 is stored", key(3): "number 3 is stored"}
+    stored, refused = server.step(Committed([key(2)], reasons), 0.0)
+    assert stored == Send(PEER, wire.Stored(items=((2, 1),)))
+    assert isinstance(refused, Send)
+    assert isinstance(refused.message, wire.Refused)
+    assert (refused.message.code, refused.message.seq) == ("journal_reused", None)
+    # Under the new journal they are asked for as if they had never been here.
+    server.step(heard(hello(OTHER_JOURNAL)), 1.0)
+    assert needs(server.step(heard(offer(header(1))), 1.0)) == [(1, 0, 1000)]
 
 
 def test_a_group_is_committed_before_it_grows_too_large() -> None:

@@ -151,6 +151,21 @@ def test_a_repeated_delivery_changes_nothing(store: Store) -> None:
     assert len(rows(store, files)) == len(rows(store, frames)) == 1
 
 
+def test_other_bytes_under_a_taken_number_are_refused_and_the_group_goes_on(
+    store: Store,
+) -> None:
+    store.record_stored([a_file(1), a_file(2)])
+    other = a_file(2, source_key="acq/film/after_restore.tif", sha256="f" * 64)
+    refused = store.record_stored([a_file(1), other, a_file(3)])
+    assert list(refused) == [other]
+    assert "number 2 revision 1 of journal j" in refused[other]
+    assert len(rows(store, files)) == len(rows(store, frames)) == 3
+    # Under a journal id of its own it is a file like any other.
+    renewed = replace(other, journal="new")
+    assert store.record_stored([renewed]) == store.record_stored([renewed]) == {}
+    assert states(store) == {"queued": 4}
+
+
 def test_a_group_is_recorded_whole_or_not_at_all(store: Store) -> None:
     broken = a_file(2, agent_id=99)  # no such agent
     with pytest.raises(IntegrityError):
@@ -214,6 +229,14 @@ def test_an_agent_that_lost_its_journal_counts_nothing_twice(store: Store) -> No
         "superseded": 1,
     }  # 2 was overwritten meanwhile
     assert store.stored_items(1, "new") == (StoredRange(1, 7, 8),)
+
+
+def test_a_restored_journal_counts_nothing_twice(store: Store) -> None:
+    store.record_stored([a_file(1), a_file(2)])
+    again = replace(a_file(2), seq=5)
+    assert store.record_stored([again]) == {}
+    assert states(store) == {"queued": 2}
+    assert store.stored_items(1, "j") == (StoredRange(1, 1, 1), StoredRange(1, 5, 5))
 
 
 @settings(

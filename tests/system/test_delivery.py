@@ -4,9 +4,10 @@ import errno
 import hashlib
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from gpu_server.keys import server_keys
 from gpu_server.spool import Spool
 from gpu_server.store import Store
 from gpu_server.tables import agents, files, frames, gone
+from gpu_server.verify import verify
 
 PATIENCE_S = 15.0
 
@@ -94,6 +96,9 @@ class Site:
         stream.start()
         return stream
 
+    def stop_streaming(self) -> None:
+        self._streams.close()
+
     def __enter__(self) -> "Site":
         self._streams = ExitStack()
         return self
@@ -117,6 +122,12 @@ class Site:
         (seq,) = self.journal.discover([(Place("acquisitions", name), look)])
         self.journal.seal([(seq, look, digest(path))])
         return seq
+
+    def copy_journal(self) -> Path:
+        copy = self.home / "copy.db"
+        with closing(sqlite3.connect(self.home / "journal.db")) as journal:
+            journal.execute("VACUUM INTO ?", (str(copy),))
+        return copy
 
     def rows(self, *columns: sa.ColumnElement[Any]) -> list[tuple[Any, ...]]:
         query = sa.select(*columns)
@@ -151,6 +162,62 @@ def test_a_sealed_file_becomes_a_blob_a_row_and_a_queued_frame(site: Site) -> No
     assert site.told == ["acquisitions/2026-11-22/frame_0001.tif"]
     assert site.journal.counts().stored == 1
     assert list((site.store.data_dir / "parts").iterdir()) == []
+
+
+def test_a_journal_restored_from_a_backup_loses_nothing(site: Site) -> None:
+    site.serve()
+    site.seal("one.tif", b"one")
+    stream = site.stream()
+    wait_for(site.is_drained, "one is stored")
+    stream.stop()
+    backup = site.copy_journal()
+    site.seal("two.tif", b"two")
+    stream = site.stream()
+    wait_for(site.is_drained, "two is stored")
+    stream.stop()
+    site.journal.close()
+    # As after a restore: the journal knows nothing of two.tif, and its number is free.
+    site.journal = Journal(backup)
+    journal_id = site.journal.journal_id
+    site.seal("three.tif", b"three")
+    stream = site.stream()
+    wait_for(site.is_drained, "three is stored")
+    assert site.journal.journal_id != journal_id
+    site.seal("two.tif", b"two")
+    stream.wake()
+    wait_for(site.is_drained, "two is recognised")
+    names = {f"acquisitions/{name}.tif" for name in ("one", "two", "three")}
+    found = site.rows(files.c.source_key, files.c.sha256)
+    assert {name for name, _ in found} == names
+    assert len(found) == site.rows(sa.func.count(frames.c.id))[0][0] == 3
+    assert all(site.store.blob_path(sha256).exists() for _, sha256 in found)
+    wait_for(lambda: site.rows(agents.c.stored) == [(3,)], "reported")
+    assert verify(site.store.database).passed
+
+
+def test_cloned_computers_both_deliver_all_they_have(site: Site) -> None:
+    site.serve()
+    site.seal("one.tif", b"one")
+    site.stream()
+    wait_for(site.is_drained, "one is stored")
+    first, site.journal = site.journal, Journal(site.copy_journal())
+    site.stream()
+    with first:
+        for number in range(20):
+            site.seal(f"clone_{number}.tif", os.urandom(1000))
+        site.journal, clone = first, site.journal
+        for number in range(20):
+            site.seal(f"first_{number}.tif", os.urandom(1000))
+        with clone:
+            wait_for(
+                lambda: not first.counts().pending + clone.counts().pending,
+                "both are drained",
+            )
+            site.stop_streaming()
+        assert clone.journal_id != first.journal_id
+        found = site.rows(files.c.source_key, files.c.sha256)
+        assert len(dict(found)) == len(found) == 41
+        assert all(site.store.blob_path(sha256).exists() for _, sha256 in found)
 
 
 def test_a_hundred_files_arrive_once_each_in_groups(site: Site) -> None:
