@@ -7,6 +7,7 @@ EMcopilotError
 │   └── RefusedError   readable, but not an image we segment (a spectrum, 4-D data)
 ├── CalibrationError   pixels are fine, nanometres are not
 ├── StoreError         the server's disk or database cannot take more just now
+│   └── UnstorableError  it will never take this; the next may be fine
 ├── ModelError         weights and code disagree; keep the incumbent
 └── AdaptationError    a job failed; live weights are untouched
 
@@ -40,6 +41,10 @@ class CalibrationError(EMcopilotError):
 
 class StoreError(EMcopilotError):
     """The database or the disk under it refused a write."""
+
+
+class UnstorableError(StoreError):
+    """A value that does not fit the database; it would refuse it again."""
 
 
 class ModelError(EMcopilotError):

@@ -20,10 +20,18 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    NotSupportedError,
+    ProgrammingError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from emcopilot.errors import ConfigError, StoreError
+from emcopilot.errors import ConfigError, StoreError, UnstorableError
 from gpu_server.tables import result_blobs
 
 log = logging.getLogger(__name__)
@@ -33,6 +41,16 @@ READERS = 8
 # Releases before this one can corrupt a WAL file when two connections checkpoint at the same
 # instant (sqlite.org/wal.html#walresetbug). One writer keeps us away from it; not quite for ever.
 SAFE_SQLITE = (3, 51, 3)
+
+_HOPELESS = (
+    DataError,
+    ProgrammingError,
+    InterfaceError,
+    InternalError,
+    NotSupportedError,
+)
+"""What is asked for is at fault. Otherwise it is the disk, a lock or a damaged file: these are
+waited for, since no frame can help them and none should be given up for them."""
 
 _REVISIONS = Path(__file__).parent / "migrations"
 
@@ -87,7 +105,8 @@ class Database:
         Raises
         ------
         StoreError
-            If the disk is full or fails, or another process holds the database for 10 s.
+            If the disk is full or fails, or another process holds the database for 10 s;
+            UnstorableError if trying again would not help.
         """
         with self._lock, _store_errors(self.path), self._writer.begin():
             yield self._writer
@@ -243,6 +262,10 @@ def _store_errors(path: Path) -> Iterator[None]:
         yield
     except IntegrityError:
         raise  # a key that does not fit is the caller's mistake, not the disk's
+    except _HOPELESS as error:
+        raise UnstorableError(
+            f"database {path}: {_cause(error)}; nothing was saved, nor would it be later"
+        ) from error
     except (DBAPIError, PoolTimeout) as error:
         raise StoreError(
             f"database {path}: {_cause(error)}; nothing was saved"

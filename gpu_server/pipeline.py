@@ -17,7 +17,13 @@ from typing import TypeVar
 
 from emcopilot.calibrate import Calibration, calibrate
 from emcopilot.decode import Frame
-from emcopilot.errors import DecodeError, EMcopilotError, RefusedError, StoreError
+from emcopilot.errors import (
+    DecodeError,
+    EMcopilotError,
+    RefusedError,
+    StoreError,
+    UnstorableError,
+)
 from gpu_server.config import ServerSettings
 from gpu_server.leases import LeasedFrame
 from gpu_server.measure import MeasuredFrame, measure
@@ -108,6 +114,7 @@ class Pipeline:
     async def _in_store(self, write: Callable[[], T]) -> T:
         """Write until the disk takes it: a full one costs patience, never a frame.
 
+        What it will never take is raised at once, so that it holds up nobody.
         When cancelled, a write that is under way is waited for, so that whoever cleans up
         afterwards sees what it did.
         """
@@ -117,6 +124,8 @@ class Pipeline:
                 answer = await asyncio.shield(writing)
             except asyncio.CancelledError:
                 await asyncio.wait([writing])
+                raise
+            except UnstorableError:
                 raise
             except StoreError as error:
                 log.error("store refused reason=%s; trying again", error)

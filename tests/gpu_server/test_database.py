@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from emcopilot.errors import ConfigError, StoreError
+from emcopilot.errors import ConfigError, StoreError, UnstorableError
 from gpu_server.database import Database, _warn_of_old_sqlite
 from gpu_server.tables import agents
 
@@ -87,8 +87,9 @@ def test_a_full_disk_is_a_store_error_and_work_goes_on_after(
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
     with database.write() as connection:  # SQLite's own limit acts like a full disk
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StoreError, match=r"full.*nothing was saved"):
+    with pytest.raises(StoreError, match=r"full.*nothing was saved") as refused:
         _write_much(database)
+    assert not isinstance(refused.value, UnstorableError)
     assert count(database) == 1
     with database.write() as connection:
         connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
@@ -99,6 +100,20 @@ def test_a_full_disk_is_a_store_error_and_work_goes_on_after(
 def _write_much(database: Database) -> None:
     with database.write() as connection:
         add_agents(connection, *(f"{number}" * 1000 for number in range(100)))
+
+
+def test_a_value_that_never_fits_is_told_from_a_full_disk(database: Database) -> None:
+    with pytest.raises(UnstorableError, match="nor would it be later"):
+        _write_odd(database)
+    with database.write() as connection:
+        add_agent(connection, "after")
+    assert count(database) == 1
+
+
+def _write_odd(database: Database) -> None:
+    with database.write() as connection:
+        add_agent(connection, "before")
+        connection.exec_driver_sql("UPDATE agents SET name = ?", (object(),))
 
 
 def test_a_backup_of_a_live_database_opens(database: Database, tmp_path: Path) -> None:

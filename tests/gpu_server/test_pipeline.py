@@ -3,13 +3,15 @@
 import asyncio
 import hashlib
 import io
+import sqlite3
 import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -330,6 +332,47 @@ def test_a_full_disk_costs_patience_and_no_frame(
         assert (frame.state, frame.attempts, frame.crashes) == ("processed", 1, 0)
         # The result was kept in memory meanwhile: the network ran once.
         assert line.network.calls == 1
+
+    run_line(test)
+
+
+def test_a_result_that_never_fits_is_set_aside_and_the_next_works(run_line) -> None:
+    async def test(line: Line) -> None:
+        writer = line.store.database._writer.connection.driver_connection
+        assert isinstance(writer, sqlite3.Connection)
+        # SQLite itself then refuses larger values, as it does beyond 1 GB.
+        before = writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 20_000)
+        line.deliver("next.tif", tiff(discs()))
+        line.deliver("too_many.tif", tiff(np.tile(discs(), (8, 8))))  # 128 discs
+        async with line.running() as pipeline:
+            await line.until_ended(2)
+            assert pipeline.trouble is None
+        writer.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+        good, bad = line.frames()
+        assert (good.state, bad.state) == ("processed", "quarantined")
+        assert "string or blob too big" in bad.reason
+        assert line.network.calls == 2  # once for each: nothing was tried again
+        assert line.result_count() == 1
+
+    run_line(test)
+
+
+def test_a_result_that_breaks_a_rule_of_the_tables_is_set_aside(
+    run_line, monkeypatch
+) -> None:
+    async def test(line: Line) -> None:
+        save = line.store.save_result
+
+        def save_nameless(result: SavedResult) -> int:
+            return save(replace(result, model_id=cast("str", None)))
+
+        monkeypatch.setattr(line.store, "save_result", save_nameless)
+        line.deliver("frame.tif", tiff(discs()))
+        async with line.running():
+            await line.until_ended(1)
+        (frame,) = line.frames()
+        assert frame.state == "quarantined"
+        assert "NOT NULL constraint failed" in frame.reason
 
     run_line(test)
 
