@@ -24,7 +24,8 @@ from simulated_pool import SEED, load_pool, render_pool
 
 from models.augmentation import Source
 from models.datasets import load_frames
-from models.train_segmenter import Recipe, TrainSettings, train
+from models.train_segmenter import train
+from models.train_settings import Recipe, TrainSettings
 
 SETTINGS = TrainSettings(
     batch=4,

@@ -6,6 +6,7 @@ same tiles as an uninterrupted one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from models.datasets import LabelledFrame
 
 Tile = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Look = Literal["other microscopes", "paper"]
+"""How far augmentation goes: everything that differs between microscopes, or the paper's flips,
+shift-scale-rotate and Gaussian noise, each with probability 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,12 @@ class Source:
 
 
 def draw_batch(
-    sources: Sequence[Source], *, count: int, tile_px: int, seed: tuple[int, ...]
+    sources: Sequence[Source],
+    *,
+    count: int,
+    tile_px: int,
+    seed: tuple[int, ...],
+    look: Look = "other microscopes",
 ) -> tuple[Tensor, Tensor]:
     """Cut and augment one training batch.
 
@@ -54,6 +63,8 @@ def draw_batch(
         Side of a tile.
     seed : tuple of int
         Decides every random number of this batch, e.g. (run seed, step).
+    look : Look
+        Which augmentation.
 
     Returns
     -------
@@ -63,8 +74,9 @@ def draw_batch(
     shares = np.array([source.share for source in sources])
     tiles: list[Tile] = []
     masks: list[Mask] = []
+    draw = draw_tile if look == "other microscopes" else draw_tile_as_paper
     for choice in rng.choice(len(sources), size=count, p=shares / shares.sum()):
-        tile, mask = draw_tile(sources[choice], tile_px, rng)
+        tile, mask = draw(sources[choice], tile_px, rng)
         tiles.append(tile)
         masks.append(mask)
     batch = torch.from_numpy(np.stack(tiles)[:, None])
@@ -80,13 +92,31 @@ def draw_tile(
     """Return one augmented tile, float32 (tile_px, tile_px), and its mask."""
     frame = source.frames[int(rng.integers(len(source.frames)))]
     angle_deg = rng.uniform(0.0, 45.0) if rng.random() < 0.5 else 0.0
-    tile, mask = cut(frame, _side_before_turning(tile_px, angle_deg), source.scale, rng)
-    tile, mask = _turn(tile, mask, angle_deg, tile_px, rng)
+    tile, mask = _cut_turned(frame, tile_px, source.scale, angle_deg, rng)
+    tile, mask = _quarter_turn_and_flip(tile, mask, rng)
     tile = _restyle(tile, rng)
     if rng.random() < source.invert:
         tile = -tile
     if rng.random() < source.annotate:
         tile, mask = _annotate(tile, mask, rng)
+    return np.clip(tile, -10.0, 10.0), mask
+
+
+def draw_tile_as_paper(
+    source: Source, tile_px: int, rng: np.random.Generator
+) -> tuple[Tile, Mask]:
+    """Return one tile as the paper draws it: flip, shift-scale-rotate, noise, each at 0.5."""
+    frame = source.frames[int(rng.integers(len(source.frames)))]
+    is_moved = rng.random() < 0.5
+    scale = (0.9, 1.1) if is_moved else (1.0, 1.0)
+    angle_deg = rng.uniform(-45.0, 45.0) if is_moved else 0.0
+    tile, mask = _cut_turned(frame, tile_px, scale, angle_deg, rng)
+    if rng.random() < 0.5:
+        axis = int(rng.integers(2))
+        tile, mask = np.flip(tile, axis), np.flip(mask, axis)
+    if rng.random() < 0.5:
+        # The spread of whole frames is 1; the paper's library adds 0.04 to 0.2 of the range.
+        tile = tile + _float32(rng.normal(0.0, rng.uniform(0.2, 0.45), tile.shape))
     return np.clip(tile, -10.0, 10.0), mask
 
 
@@ -123,24 +153,31 @@ def _mirrored(side: int, window_px: int, rng: np.random.Generator) -> NDArray[np
     return np.where(index < side, index, 2 * side - 1 - index)
 
 
-def _side_before_turning(tile_px: int, angle_deg: float) -> int:
-    """Return the side of the square that still covers the tile when turned by 0..45 degrees."""
-    angle = np.deg2rad(angle_deg)
-    return int(np.ceil(tile_px * (np.cos(angle) + np.sin(angle))))
-
-
-def _turn(
-    tile: Tile, mask: Mask, angle_deg: float, tile_px: int, rng: np.random.Generator
+def _cut_turned(
+    frame: LabelledFrame,
+    tile_px: int,
+    scale: tuple[float, float],
+    angle_deg: float,
+    rng: np.random.Generator,
 ) -> tuple[Tile, Mask]:
-    """Turn by the angle and by quarter turns, flip, and keep the middle (tile_px, tile_px)."""
-    if angle_deg:
-        turned = [
-            ndimage.rotate(layer, angle_deg, reshape=False, order=1, mode="reflect")
-            for layer in (tile, mask.astype(np.float32))
-        ]
-        start = (tile.shape[0] - tile_px) // 2
-        middle = np.s_[start : start + tile_px, start : start + tile_px]
-        tile, mask = _float32(turned[0])[middle], turned[1][middle] > 0.5
+    """Cut a window turned by up to 45 degrees either way; returns (tile_px, tile_px)."""
+    if angle_deg == 0.0:
+        return cut(frame, tile_px, scale, rng)
+    angle = abs(np.deg2rad(angle_deg))
+    wide_px = int(np.ceil(tile_px * (np.cos(angle) + np.sin(angle))))
+    wide, wide_mask = cut(frame, wide_px, scale, rng)
+    tile, mask = (
+        ndimage.rotate(layer, angle_deg, reshape=False, order=1, mode="reflect")
+        for layer in (wide, wide_mask.astype(np.float32))
+    )
+    start = (wide_px - tile_px) // 2
+    middle = np.s_[start : start + tile_px, start : start + tile_px]
+    return _float32(tile[middle]), mask[middle] > 0.5
+
+
+def _quarter_turn_and_flip(
+    tile: Tile, mask: Mask, rng: np.random.Generator
+) -> tuple[Tile, Mask]:
     quarter_turns, flip = int(rng.integers(4)), bool(rng.integers(2))
     tile, mask = np.rot90(tile, quarter_turns), np.rot90(mask, quarter_turns)
     return (tile[:, ::-1], mask[:, ::-1]) if flip else (tile, mask)

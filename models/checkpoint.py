@@ -187,11 +187,24 @@ def _differences(expected: dict[str, Tensor], got: dict[str, Tensor]) -> str:
 
 
 def save_state(directory: Path, state: dict[str, object]) -> None:
-    """Write what a training run needs to go on after a kill."""
+    """Write what a training run needs to go on after a kill.
+
+    Raises
+    ------
+    ModelError
+        If the disk does not take it; the state before stays.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / STATE_FILE
-    torch.save(state, path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
+    part = path.with_suffix(".part")
+    try:
+        torch.save(state, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        part.unlink(missing_ok=True)
+        raise ModelError(
+            f"cannot write the state of training to {path}: {error}; is the disk full?"
+        ) from error
 
 
 def load_state(directory: Path) -> dict[str, object] | None:

@@ -8,7 +8,9 @@ Source: the paper's settings: mean of FocalLoss (multiclass, alpha 0.25) and Jac
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -40,6 +42,20 @@ def focal_and_jaccard(logits: Tensor, masks: Tensor) -> SegmentationLoss:
     focal = _focal(scores, truth)
     jaccard = _jaccard(scores, truth)
     return SegmentationLoss((focal + jaccard) / 2, focal, jaccard)
+
+
+def probability_loss(
+    probability: NDArray[np.floating], truth: NDArray[np.bool_]
+) -> float:
+    """Return the loss of one shown probability map, 0..1, against the truth, both (H, W).
+
+    The two logits are taken symmetric about 0, as the loss leaves them; half a step of the 8 bits
+    in which maps are shown bounds them.
+    """
+    inside = np.clip(probability.astype(np.float32), 0.5 / 255, 1 - 0.5 / 255)
+    half = torch.from_numpy(np.log(inside / (1 - inside)) / 2)
+    logits = torch.stack([-half, half])[None]  # (1, 2, H, W)
+    return focal_and_jaccard(logits, torch.from_numpy(truth)[None]).total.item()
 
 
 def _focal(logits: Tensor, truth: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
-"""NPsSegNet: UNet++ with a ResNet34 encoder, two classes, one grey channel.
+"""NPsSegNet: UNet++ with a ResNet34 encoder, two classes, one grey channel; and its baselines.
 
 Against over-fitting: dropout of whole feature maps before the last convolution, weight decay and
 an average over the weights of the training run. All three cost nothing at inference and vanish
 from converted engines. Squeeze-and-excitation in the decoder (scSE) was the alternative: measured
 on 2 cores it makes a training step 1.6 times as long, and fused engines cannot fold it.
 """
+
+from typing import Literal
 
 import segmentation_models_pytorch as smp
 import torch
@@ -17,23 +19,31 @@ SIDE_MULTIPLE = 32
 """The encoder halves five times: height and width must divide by this."""
 
 
+DECODERS: dict[str, type[nn.Module]] = {
+    "unetplusplus": smp.UnetPlusPlus,
+    "unet": smp.Unet,
+    "deeplabv3plus": smp.DeepLabV3Plus,
+}
+"""NPsSegNet's first, then the paper's baselines."""
+
+
 class Architecture(Settings):
     """Everything needed to build the network that a checkpoint's weights fit."""
 
-    name: str = "unetplusplus"
+    name: Literal["unetplusplus", "unet", "deeplabv3plus"] = "unetplusplus"
     encoder: str = "resnet34"
     dropout: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Chance of dropping each feature map before the last convolution, in training."""
 
 
 def build(architecture: Architecture | None = None) -> nn.Module:
-    """Return NPsSegNet with random weights; never downloads.
+    """Return NPsSegNet, or the baseline that is named, with random weights; never downloads.
 
     The network maps normalised frames, float (B, 1, H, W) with H and W divisible by 32, to logits
     (B, 2, H, W): background, particle.
     """
     settings = architecture or Architecture()
-    network = smp.UnetPlusPlus(
+    network = DECODERS[settings.name](
         encoder_name=settings.encoder,
         encoder_weights=None,
         in_channels=1,

@@ -1,26 +1,26 @@
-"""Step H: train NPsSegNet on labelled frames. One loop; stops on steps or on the clock.
+"""Step H: train NPsSegNet, or a baseline, on labelled frames: `emcopilot train`.
 
 The learning rate follows progress, the part of the budget that is spent, so that a run given
 `minutes` ends as well annealed as one given `steps`, however fast the machine is. What is saved as
 the model is the moving average of the weights. A killed run goes on from its last state; with a
-budget in steps it then ends with the very weights of an uninterrupted one.
+budget in steps or epochs it then ends with the very weights of an uninterrupted one.
 """
 
 import argparse
-import itertools
-import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from emcopilot.config import load_settings
-from emcopilot.errors import ConfigError
-from models import checkpoint
+from emcopilot.errors import ConfigError, ModelError
+from models import curves
 from models.augmentation import Source, draw_batch
+from models.checkpoint import ModelCard
 from models.datasets import (
     LabelledFrame,
     data_hash,
@@ -29,8 +29,9 @@ from models.datasets import (
     load_frames,
 )
 from models.edges import edge_offset, shift_decision
-from models.segmentation_metrics import mean_iou
-from models.training import Recipe, Run, TrainSettings, learn, set_learning_rate
+from models.npssegnet import DECODERS
+from models.train_settings import PRESETS, Recipe, TrainSettings, chosen_settings
+from models.training import Run, learn, set_learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ LONGEST_STEP_S = 120.0
 """No step takes longer; what does was not spent on training."""
 EDGE_FRAMES = 24
 """Of each source: some seconds of inference on a CPU, and a median that is known to 2 %."""
+STATE_IN_MODELS = 10
+"""Disk that a run needs, in fp16 models: state (8, half of it while it is replaced), model (2)."""
 
 
 def train(
@@ -47,7 +50,7 @@ def train(
     *,
     recipe: Recipe | None = None,
     held_out: Sequence[LabelledFrame] = (),
-) -> checkpoint.ModelCard:
+) -> ModelCard:
     """Train to the end of the budget and leave a model in `directory`.
 
     Parameters
@@ -56,57 +59,101 @@ def train(
     sources : sequence of Source
         What tiles are cut from.
     directory : Path
-        Receives state, model and `progress.jsonl`; a state found there is resumed.
+        Receives state, model, `progress.jsonl`, `curves.csv` and `curves.png`; a state found
+        there is resumed.
     recipe : Recipe, optional
         For the model card.
     held_out : sequence of LabelledFrame
-        Frames whose MIoU is reported at every save; never trained on, never selected on.
+        Frames whose loss, PA and MIoU are reported; never trained on, never selected on.
 
     Raises
     ------
+    ConfigError
+        If the disk cannot hold the run.
     ModelError
-        If the loss is no longer finite, or the directory holds another run.
+        If the loss is no longer finite, memory does not hold two tiles, or the directory holds
+        another run.
     """
     recipe = recipe or Recipe()
+    settings = settings.for_frames(sum(len(source.frames) for source in sources))
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    directory.mkdir(parents=True, exist_ok=True)
     run = Run(settings)
+    _require_space(directory, run)
     run.resume(directory)
+    _take_steps(run, sources, directory, recipe, held_out)
+    run.save_state(directory)
+    offset = None
+    if settings.centre_edges:
+        offset = edge_offset(run.average, edge_frames(sources))
+        shift_decision(run.average, offset)
+    card = run.save_model(directory, recipe, edge_offset=offset)
+    _judge(directory, run, held_out)
+    return card
+
+
+def _take_steps(
+    run: Run,
+    sources: Sequence[Source],
+    directory: Path,
+    recipe: Recipe,
+    held_out: Sequence[LabelledFrame],
+) -> None:
+    """Spend the budget: draw, learn, report, judge, save."""
+    settings = run.settings
     seen, saved_s = time.monotonic(), run.elapsed_s
-    recent: list[float] = []
-    for step in itertools.count(run.step):
-        if run.progress >= 1.0:
-            break
+    losses: list[float] = []
+    batches = iter(tile_batches(run, sources))
+    while run.progress < 1.0:
         set_learning_rate(run.optimizer, settings, run.progress)
-        tiles, masks = draw_batch(
-            sources,
-            count=settings.batch,
-            tile_px=settings.tile_px,
-            seed=(settings.seed, step),
-        )
-        loss = learn(run, tiles, masks)
-        recent.append(loss)
-        run.step = step + 1
+        losses.append(learn(run, *next(batches)))
+        run.step += 1
         # A suspended machine or a stopped process spends no budget: it learns nothing.
         run.elapsed_s += min(time.monotonic() - seen, LONGEST_STEP_S)
         seen = time.monotonic()
         if run.step % settings.report_every == 0:
-            _report(directory, run, loss=sum(recent) / len(recent))
-            recent.clear()
+            _report(directory, run, loss=sum(losses) / len(losses))
+            losses.clear()
+        if run.step % settings.judge_every == 0:
+            _judge(directory, run, held_out)
         if run.elapsed_s - saved_s >= settings.save_every_s:
-            run.save_state(directory)
-            run.save_model(directory, recipe)
+            _save_on_the_way(run, directory, recipe)
             saved_s = run.elapsed_s
-            if held_out:
-                _report(directory, run, miou=mean_iou(run.average, held_out))
-    run.save_state(directory)
-    offset = edge_offset(run.average, edge_frames(sources))
-    card = run.save_model(directory, recipe, edge_offset=offset)
-    if held_out:
-        shift_decision(run.average, offset)
-        _report(directory, run, miou=mean_iou(run.average, held_out), offset=offset)
-    return card
+
+
+class _Steps(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """The batch of each step, whichever process draws it."""
+
+    def __init__(self, settings: TrainSettings, sources: Sequence[Source]) -> None:
+        self.settings, self.sources = settings, sources
+
+    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return draw_batch(
+            self.sources,
+            count=self.settings.batch,
+            tile_px=self.settings.tile_px,
+            seed=(self.settings.seed, step),
+            look=self.settings.look,
+        )
+
+
+def tile_batches(
+    run: Run, sources: Sequence[Source]
+) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """Draw the batches from the run's step on, ahead of time where processes are to spare."""
+    workers = run.settings.workers
+    if workers is None:
+        # A GPU takes a step in the time in which one core draws a tile.
+        workers = min(8, torch.get_num_threads()) if run.device.type == "cuda" else 0
+    return DataLoader(
+        _Steps(run.settings, sources),
+        batch_size=None,
+        sampler=range(run.step, sys.maxsize),
+        num_workers=workers,
+        pin_memory=run.device.type == "cuda",
+        # Its own: the loader draws a seed, and dropout's stream must not notice.
+        generator=torch.Generator(),
+    )
 
 
 def edge_frames(sources: Sequence[Source]) -> list[LabelledFrame]:
@@ -119,6 +166,34 @@ def edge_frames(sources: Sequence[Source]) -> list[LabelledFrame]:
     ]
 
 
+def _require_space(directory: Path, run: Run) -> None:
+    """Refuse a run whose state the disk cannot hold before hours are spent."""
+    directory.mkdir(parents=True, exist_ok=True)
+    model = 2 * sum(p.numel() for p in run.network.parameters())
+    needed, free = STATE_IN_MODELS * model, shutil.disk_usage(directory).free
+    if free < needed:
+        raise ConfigError(
+            f"{directory} has {free / 1e6:.0f} MB free; a run of this network needs "
+            f"{needed / 1e6:.0f} MB for its state and model: free some or choose another --out"
+        )
+
+
+def _save_on_the_way(run: Run, directory: Path, recipe: Recipe) -> None:
+    """Save state and model; a disk that is full now may have room at the next save."""
+    try:
+        run.save_state(directory)
+        run.save_model(directory, recipe)
+    except (ModelError, OSError) as error:
+        log.warning("nothing saved at step=%d: %s; training goes on", run.step, error)
+
+
+def _judge(directory: Path, run: Run, held_out: Sequence[LabelledFrame]) -> None:
+    if held_out:
+        _report(directory, run, **curves.judge(run.average, held_out))
+    if (directory / curves.RECORD_FILE).exists():
+        curves.write_curves(directory)
+
+
 def _report(directory: Path, run: Run, **figures: float) -> None:
     line = {
         "step": run.step,
@@ -126,8 +201,7 @@ def _report(directory: Path, run: Run, **figures: float) -> None:
         "progress": round(run.progress, 4),
         **{key: round(value, 5) for key, value in figures.items()},
     }
-    with (directory / "progress.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    curves.record(directory, line)
     left_s = run.elapsed_s / max(run.progress, 1e-6) * (1.0 - run.progress)
     said = " ".join(f"{key}={value:.4f}" for key, value in figures.items())
     log.info("training step=%d eta_s=%.0f %s", run.step, left_s, said)
@@ -135,29 +209,21 @@ def _report(directory: Path, run: Run, **figures: float) -> None:
 
 def main(argv: list[str]) -> int:
     """Run `emcopilot train`."""
-    parser = argparse.ArgumentParser(
-        prog="emcopilot train",
-        description="Train NPsSegNet from labelled images; a killed run resumes.",
+    options = _parser().parse_args(argv)
+    chosen = (
+        "start",
+        "minutes",
+        "epochs",
+        "steps",
+        "batch",
+        "tile_px",
+        "seed",
+        "device",
     )
-    parser.add_argument("--images", type=Path, required=True, help="folder of images")
-    parser.add_argument(
-        "--masks", type=Path, required=True, help="folder of masks with the same stems"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="becomes the model")
-    parser.add_argument("--config", type=Path, help="TOML file of training settings")
-    parser.add_argument("--start", help="model to go on from; random weights if none")
-    parser.add_argument("--minutes", type=float, help="budget on the clock")
-    parser.add_argument("--steps", type=int, help="budget in steps")
-    parser.add_argument("--batch", type=int, help="tiles in a step")
-    parser.add_argument("--tile-px", type=int, help="side of a tile")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--json", action="store_true", help="print the card's figures")
-    options = parser.parse_args(argv)
-    chosen = ("start", "minutes", "steps", "batch", "tile_px", "seed", "device")
-    settings = load_settings(
-        TrainSettings, options.config, {key: getattr(options, key) for key in chosen}
-    )
+    overrides = {key: getattr(options, key) for key in chosen}
+    if options.network:
+        overrides["architecture"] = {"name": options.network}
+    settings = chosen_settings(options.preset, options.config, overrides)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     card = _train_folders(settings, options.images, options.masks, options.out)
     answer = (
@@ -167,9 +233,42 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emcopilot train",
+        description="Train NPsSegNet from labelled images; a killed run resumes. Leaves a model "
+        "directory, progress.jsonl, curves.csv and curves.png.",
+    )
+    parser.add_argument("--images", type=Path, required=True, help="folder of images")
+    parser.add_argument(
+        "--masks", type=Path, required=True, help="folder of masks with the same stems"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="becomes the model")
+    parser.add_argument(
+        "--preset",
+        choices=sorted(PRESETS),
+        default="standard",
+        help="where settings start: ours, or the paper's (150 epochs of 512 x 512)",
+    )
+    parser.add_argument("--config", type=Path, help="TOML file of training settings")
+    parser.add_argument(
+        "--network", choices=sorted(DECODERS), help="unetplusplus is NPsSegNet"
+    )
+    parser.add_argument("--start", help="model to go on from; random weights if none")
+    parser.add_argument("--minutes", type=float, help="budget on the clock")
+    parser.add_argument("--epochs", type=float, help="budget in passes over the images")
+    parser.add_argument("--steps", type=int, help="budget in steps")
+    parser.add_argument("--batch", type=int, help="tiles in a step")
+    parser.add_argument("--tile-px", type=int, help="side of a tile")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--json", action="store_true", help="print the card's figures")
+    return parser
+
+
 def _train_folders(
     settings: TrainSettings, images: Path, masks: Path, out: Path
-) -> checkpoint.ModelCard:
+) -> ModelCard:
     frames = load_frames(find_pairs(images, masks))
     held_out = [f for f in frames if is_held_out(f.name, seed=settings.seed)]
     kept = [f for f in frames if not is_held_out(f.name, seed=settings.seed)]

@@ -1,72 +1,21 @@
-"""One training run: its settings, its network and average, one step, and its state on disk."""
+"""One training run: its network and average, one step of learning, and its state on disk."""
 
 import copy
 import logging
 import math
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from emcopilot.config import Settings
 from emcopilot.errors import ConfigError, ModelError
 from models import checkpoint
 from models.edges import shift_decision
 from models.losses import focal_and_jaccard
-from models.npssegnet import Architecture, build
+from models.npssegnet import build
+from models.train_settings import Recipe, TrainSettings
 
 log = logging.getLogger(__name__)
-
-
-class TrainSettings(Settings):
-    """Everything that decides a training run, beside its data."""
-
-    architecture: Architecture = Architecture()
-    start: str | None = None
-    """A model whose weights the run starts from, by name or directory; random if none."""
-    minutes: float | None = Field(default=None, gt=0)
-    """Budget on the clock; leaves `steps` out of account."""
-    steps: int = Field(default=20_000, ge=1)
-    batch: int = Field(default=4, ge=2)
-    """Tiles in a step; batch normalisation needs two or more."""
-    tile_px: int = Field(default=256, ge=32, multiple_of=32)
-    learning_rate: float = Field(default=3e-4, gt=0)
-    """At its peak: after the warm-up, before the cosine decay."""
-    weight_decay: float = Field(default=5e-4, ge=0)
-    warm_up: float = Field(default=0.05, ge=0, lt=1)
-    """Part of the budget over which the learning rate rises."""
-    average: float = Field(default=0.995, ge=0, lt=1)
-    """Decay per step of the moving average over weights."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(default=0, ge=0)
-    """CPU threads; 0 leaves the choice to torch."""
-    seed: int = 0
-    report_every: int = Field(default=50, ge=1)
-    save_every_s: float = Field(default=300.0, gt=0)
-    """State and a model of the moment are written this often, and at the end."""
-
-    def lasting(self) -> dict[str, object]:
-        """Return what must not change when a run is resumed: all but budget and habits."""
-        habits = {
-            "minutes",
-            "steps",
-            "device",
-            "threads",
-            "report_every",
-            "save_every_s",
-        }
-        return self.model_dump(exclude=habits)
-
-
-class Recipe(Settings):
-    """What a model card says of the data and of the model's name."""
-
-    name: str = "npssegnet"
-    licence: str = "the licence of the data it was trained on"
-    data: dict[str, object] = Field(default_factory=dict[str, object])
 
 
 class Run:
@@ -88,6 +37,8 @@ class Run:
         )
         self.step = 0
         self.elapsed_s = 0.0
+        self.parts = 1
+        """Into how many a batch is cut because memory does not hold it whole."""
 
     @property
     def progress(self) -> float:
@@ -167,31 +118,68 @@ def _first_network(settings: TrainSettings) -> nn.Module:
 
 
 def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
-    """Take one optimiser step on a batch and return its loss."""
-    tiles, masks = tiles.to(run.device), masks.to(run.device)
+    """Take one optimiser step on a batch and return its loss.
+
+    A batch that memory does not hold is cut in two until it fits; the sum of the gradients is
+    the same but for batch normalisation, which then sees fewer tiles at a time.
+    """
     run.network.train()
-    with torch.autocast(run.device.type, torch.bfloat16, enabled=_is_mixed(run)):
-        logits = run.network(tiles)  # (B, 2, H, W)
-    loss = focal_and_jaccard(logits, masks)
-    loss.total.backward()
+    tiles, masks = tiles.to(run.device), masks.to(run.device)
+    while True:
+        try:
+            loss = _add_gradients(run, tiles, masks)
+            break
+        except torch.OutOfMemoryError as error:
+            run.optimizer.zero_grad(set_to_none=True)
+            _cut_batches_smaller(run, len(tiles), error)
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
     if not torch.isfinite(norm):
         raise ModelError(
-            f"the loss became {loss.total.item()} at step {run.step}; the last saved state is "
-            "sound: lower the learning rate, or look for broken images, and start again"
+            f"the loss became {loss} at step {run.step}; the last saved state is sound: lower "
+            "the learning rate, or look for broken images, and start again"
         )
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     blend(run.average, run.network, _decay(run))
-    return loss.total.item()
+    return loss
+
+
+def _add_gradients(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
+    """Send a batch through, forward and back, in `run.parts`; returns its mean loss."""
+    total = 0.0
+    pieces = zip(tiles.chunk(run.parts), masks.chunk(run.parts), strict=True)
+    for piece, piece_masks in pieces:
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=_is_mixed(run)):
+            logits = run.network(piece)  # (B / parts, 2, H, W)
+        weight = len(piece) / len(tiles)
+        loss = focal_and_jaccard(logits, piece_masks).total * weight
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def _cut_batches_smaller(run: Run, batch: int, error: Exception) -> None:
+    if batch // (2 * run.parts) < 2:  # batch normalisation needs two tiles
+        settings = run.settings
+        raise ModelError(
+            f"out of memory with {batch // run.parts} tiles of {settings.tile_px} px on "
+            f"{run.device}; free the device or lower tile_px"
+        ) from error
+    run.parts *= 2
+    if run.device.type == "cuda":
+        torch.cuda.empty_cache()
+    log.warning("out of memory: batches of %d go through in %d parts", batch, run.parts)
 
 
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, settings: TrainSettings, progress: float
 ) -> None:
-    """Warm up linearly, then fall as half a cosine to zero at progress 1."""
+    """Warm up linearly, then fall: as half a cosine to zero, or by a tenth every 5 epochs."""
     if progress < settings.warm_up:
         factor = (progress + 0.01) / (settings.warm_up + 0.01)
+    elif settings.schedule == "steps" and settings.epochs is not None:
+        # The epoch that is running; rounded, since 1/30 of 150 epochs may fall short of 5.
+        factor = 0.9 ** (round(progress * settings.epochs, 6) // 5)
     else:
         part = (progress - settings.warm_up) / (1.0 - settings.warm_up)
         factor = 0.5 * (1.0 + math.cos(math.pi * part))

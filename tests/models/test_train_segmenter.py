@@ -1,6 +1,8 @@
 """Training: it learns, it resumes to the very same weights, and it refuses nonsense early."""
 
+import csv
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,14 +15,10 @@ from emcopilot.errors import ConfigError, ModelError
 from models.augmentation import Source
 from models.checkpoint import load
 from models.datasets import LabelledFrame, label
+from models.npssegnet import Architecture
 from models.train_segmenter import main, train
-from models.training import (
-    Run,
-    TrainSettings,
-    blend,
-    learn,
-    set_learning_rate,
-)
+from models.train_settings import PRESETS, TrainSettings, chosen_settings
+from models.training import Run, blend, learn, set_learning_rate
 
 TINY = TrainSettings(
     steps=3, batch=2, tile_px=32, precision="float32", device="cpu", report_every=1
@@ -99,6 +97,125 @@ def test_the_learning_rate_rises_and_falls_with_progress() -> None:
         set_learning_rate(optimizer, settings, part)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.01 / 0.11, 1.0, 0.5, 0.0], abs=1e-9)
+
+
+def test_the_papers_rate_falls_by_a_tenth_every_five_epochs() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.0)
+    settings = PRESETS["paper"]
+    for epoch, drops in ((0, 0), (4.99, 0), (5, 1), (75, 15), (149, 29)):
+        set_learning_rate(optimizer, settings, epoch / 150)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(3e-4 * 0.9**drops)
+
+
+def test_the_papers_preset_is_the_papers() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.epochs, paper.batch, paper.tile_px) == (150, 4, 512)
+    assert (paper.learning_rate, paper.weight_decay) == (3e-4, 5e-4)
+    assert paper.for_frames(72).steps == 150 * 72 / 4
+
+
+def test_file_and_command_line_are_laid_over_a_preset(tmp_path: Path) -> None:
+    file = tmp_path / "train.toml"
+    file.write_text("epochs = 30\nbatch = 8\n")
+    settings = chosen_settings("paper", file, {"batch": 2, "seed": None})
+    assert (settings.epochs, settings.batch, settings.tile_px) == (30, 2, 512)
+    assert settings.schedule == "steps"
+
+
+@pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
+def test_the_baselines_train_with_the_same_trainer(name: str, tmp_path: Path) -> None:
+    update = {"architecture": Architecture(name=name), "steps": 1}
+    settings = TINY.model_copy(update=update)
+    card = train(settings, [Source(disc_frames())], tmp_path)
+    network, loaded = load(tmp_path)
+    assert loaded.architecture.name == name
+    assert loaded.sha256 == card.sha256
+    assert network(torch.zeros(1, 1, 64, 96)).shape == (1, 2, 64, 96)
+
+
+def test_a_run_starts_from_the_weights_of_a_model(tmp_path: Path) -> None:
+    one = TINY.model_copy(update={"steps": 1, "centre_edges": False})
+    train(one, [Source(disc_frames())], tmp_path / "first")
+    network, _ = load(tmp_path / "first")
+    run = Run(TINY.model_copy(update={"start": str(tmp_path / "first")}))
+    for key, value in network.state_dict().items():
+        assert torch.equal(run.network.state_dict()[key], value), key
+
+
+def test_weights_of_another_architecture_are_no_start(tmp_path: Path) -> None:
+    update = {"architecture": Architecture(name="unet"), "steps": 1}
+    train(TINY.model_copy(update=update), [Source(disc_frames())], tmp_path)
+    with pytest.raises(ConfigError, match="to start from"):
+        Run(TINY.model_copy(update={"start": str(tmp_path)}))
+
+
+def test_a_batch_that_memory_does_not_hold_goes_through_in_parts() -> None:
+    run = Run(TINY.model_copy(update={"batch": 4}))
+    forward, seen = run.network.forward, []
+
+    def small_memory(tiles: torch.Tensor) -> torch.Tensor:
+        seen.append(len(tiles))
+        if len(tiles) > 2:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+        return forward(tiles)
+
+    run.network.forward = small_memory
+    loss = learn(run, torch.randn(4, 1, 32, 32), torch.ones(4, 32, 32))
+    assert np.isfinite(loss)
+    assert seen == [4, 2, 2]
+    assert run.parts == 2
+
+
+def test_memory_too_small_for_two_tiles_is_said() -> None:
+    run = Run(TINY)
+
+    def no_memory(tiles: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    run.network.forward = no_memory
+    with pytest.raises(ModelError, match="lower tile_px"):
+        learn(run, torch.randn(2, 1, 32, 32), torch.ones(2, 32, 32))
+
+
+def test_a_disk_too_small_for_the_run_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr("models.train_segmenter.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(ConfigError, match="10 MB free"):
+        train(TINY, [Source(disc_frames())], tmp_path)
+
+
+def test_a_save_that_fails_on_the_way_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+    save = Run.save_state
+
+    def full_at_first(run: Run, directory: Path) -> None:
+        calls.append(run.step)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        save(run, directory)
+
+    monkeypatch.setattr(Run, "save_state", full_at_first)
+    settings = TINY.model_copy(update={"steps": 2, "save_every_s": 1e-6})
+    card = train(settings, [Source(disc_frames())], tmp_path)
+    assert card.training["steps_done"] == 2
+    assert "No space left on device" in caplog.text
+
+
+def test_the_course_is_a_table_and_a_plot(tmp_path: Path) -> None:
+    frames = disc_frames()
+    settings = TINY.model_copy(update={"judge_every": 2})
+    train(settings, [Source(frames)], tmp_path, held_out=frames[:1])
+    with (tmp_path / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert all(float(row["loss"]) > 0 for row in rows)
+    assert [bool(row["held_out_miou"]) for row in rows] == [False, True, True]
+    with Image.open(tmp_path / "curves.png") as plot:
+        assert plot.width > 3 * plot.height / 1.2
 
 
 def test_the_average_moves_by_its_share() -> None:
