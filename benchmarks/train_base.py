@@ -2,6 +2,8 @@
 
     EMCOPILOT_DATA=... python benchmarks/train_base.py --out runs/base --minutes 95
 
+On a GPU: add `--device cuda --batch 16 --tile-px 512 --simulated 4000`.
+
 Half of the tiles show real transmission micrographs with masks drawn by hand (EMPS, the training
 part of a split by paper), one in seven supported catalysts with masks made from boxes (ARDA, the
 training part of a split by sample family), the others simulated HAADF and BF frames with exact
@@ -33,9 +35,7 @@ SETTINGS = TrainSettings(
     learning_rate=1e-3,
     weight_decay=5e-4,
     average=0.995,
-    threads=2,
     seed=1,
-    device="cpu",
     precision="bfloat16",
     report_every=20,
     save_every_s=600,
@@ -73,6 +73,9 @@ def main() -> None:
     parser.add_argument("--pool", type=Path, default=Path("runs/pool"))
     parser.add_argument("--simulated", type=int, default=1000)
     parser.add_argument("--start", help="model to go on from; random weights if none")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--batch", type=int, default=SETTINGS.batch)
+    parser.add_argument("--tile-px", type=int, default=SETTINGS.tile_px)
     parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate)
     parser.add_argument("--seed", type=int, default=SETTINGS.seed)
     options = parser.parse_args()
@@ -107,13 +110,9 @@ def main() -> None:
         licence="MIT; training images are cropped journal figures (EMPS, MIT) and simulations",
         data=data_record(data_folder(), training, validation, len(simulated)),
     )
+    given = ("minutes", "start", "seed", "learning_rate", "device", "batch", "tile_px")
     settings = SETTINGS.model_copy(
-        update={
-            "minutes": options.minutes,
-            "start": options.start,
-            "seed": options.seed,
-            "learning_rate": options.learning_rate,
-        }
+        update={name: getattr(options, name) for name in given}
     )
     card = train(settings, sources, options.out, recipe=recipe, held_out=held_out)
     print(card.model_id)
