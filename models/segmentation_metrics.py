@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
+from scipy import ndimage, stats
 from torch import nn
 
 from models.datasets import LabelledFrame
@@ -19,6 +18,8 @@ from models.npssegnet import SIDE_MULTIPLE, particle_probability
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +63,94 @@ def boundary_f1(mask: Mask, truth: Mask, tolerance_px: float = 2.0) -> float:
     return _harmonic(precision, recall)
 
 
-def instance_f1(labels: Labels, truth: Labels, least_iou: float = 0.5) -> float:
-    """Return the F1 of particles found: pairs that overlap by `least_iou` or more.
+@dataclass(frozen=True, slots=True)
+class InstanceScore:
+    """Agreement of two label images, particle by particle."""
 
-    Both are int (H, W), 0 background, each other value one particle.
+    matched_iou: FloatArray
+    """Shape (M,), the overlap of each particle found with its true one."""
+    found: int
+    """Particles of the answer."""
+    true: int
+    """Particles of the truth."""
+
+    @property
+    def precision(self) -> float:
+        """The part of the particles found that is true; 0 where nothing was found."""
+        return self._share(self.matched_iou.size, self.found)
+
+    @property
+    def recall(self) -> float:
+        """The part of the true particles that was found; 0 where there is none."""
+        return self._share(self.matched_iou.size, self.true)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall: Kirillov's recognition quality (RQ)."""
+        return self._share(self.matched_iou.size, (self.found + self.true) / 2)
+
+    @property
+    def panoptic_quality(self) -> float:
+        """Mean overlap of the matched (SQ) times the F1 (RQ).
+
+        Source: Kirillov et al., Panoptic Segmentation, CVPR 2019, eq. 1 and 2.
+        """
+        return self._share(float(self.matched_iou.sum()), (self.found + self.true) / 2)
+
+    def _share(self, part: float, whole: float) -> float:
+        """Count an empty field left empty as right, any other without a match as wrong."""
+        if self.found == self.true == 0:
+            return 1.0
+        return part / whole if whole else 0.0
+
+
+def instance_score(labels: Labels, truth: Labels) -> InstanceScore:
+    """Match particles that overlap by more than half their union.
+
+    Parameters
+    ----------
+    labels, truth : int array, shape (H, W)
+        0 is background, each other value one particle; numbers without large gaps.
+
+    Notes
+    -----
+    Above one half no particle can have two partners, so there is nothing to choose: the
+    matching is the only one possible (Kirillov et al. 2019, section 4.1).
     """
-    iou = pairwise_iou(labels, truth)
-    if iou.size == 0:
-        return float(iou.shape == (0, 0))
-    rows, columns = linear_sum_assignment(iou, maximize=True)
-    found = int((iou[rows, columns] >= least_iou).sum())
-    return 2.0 * found / (iou.shape[0] + iou.shape[1])
+    areas, true_areas = np.bincount(labels.ravel()), np.bincount(truth.ravel())
+    overlap, ours, theirs = _overlaps(labels, truth)
+    iou = overlap / (areas[ours] + true_areas[theirs] - overlap)
+    return InstanceScore(
+        matched_iou=iou[iou > 0.5],
+        found=int(np.count_nonzero(areas[1:])),
+        true=int(np.count_nonzero(true_areas[1:])),
+    )
 
 
-def pairwise_iou(labels: Labels, truth: Labels) -> NDArray[np.float64]:
-    """Return intersection over union of every particle with every true one, (P, T)."""
-    ours, our_index = np.unique(labels, return_inverse=True)
-    theirs, their_index = np.unique(truth, return_inverse=True)
-    pairs = our_index.ravel() * len(theirs) + their_index.ravel()
-    overlap = np.bincount(pairs, minlength=len(ours) * len(theirs)).astype(np.float64)
-    overlap = overlap.reshape(len(ours), len(theirs))
-    union = overlap.sum(1, keepdims=True) + overlap.sum(0, keepdims=True) - overlap
-    return (overlap / union)[ours != 0][:, theirs != 0]
+def _overlaps(labels: Labels, truth: Labels) -> tuple[IntArray, IntArray, IntArray]:
+    """Return shared pixels, label and true label of every pair that shares any.
+
+    A table of all pairs would not fit the memory for a frame with ten thousand particles.
+    """
+    both = (labels > 0) & (truth > 0)
+    ours, theirs = labels[both].astype(np.int64), truth[both].astype(np.int64)
+    stride = int(theirs.max(initial=0)) + 1
+    pairs, overlap = np.unique(ours * stride + theirs, return_counts=True)
+    return overlap, pairs // stride, pairs % stride
 
 
-def diameter_error_percent(
-    diameters: NDArray[np.float64], true_diameters: NDArray[np.float64]
-) -> float:
+def size_distance_px(diameters: FloatArray, true_diameters: FloatArray) -> float:
+    """Return the Wasserstein distance of two size distributions, in px.
+
+    By how much a diameter must change, on average, to turn one distribution into the other:
+    it sees a wrong spread, which a mean does not. NaN where either has no particle.
+    """
+    if diameters.size == 0 or true_diameters.size == 0:
+        return float("nan")
+    return float(stats.wasserstein_distance(diameters, true_diameters))
+
+
+def diameter_error_percent(diameters: FloatArray, true_diameters: FloatArray) -> float:
     """Return by how much the mean diameter is off, in per cent; negative is too small.
 
     NaN where either has no particle: a size that nobody measured has no error.

@@ -1,7 +1,6 @@
-"""The judge: right scores for answers that are known, and the contract's JSON."""
+"""The command: the contract's JSON, tests against other models, and clear refusals."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -9,27 +8,30 @@ import pytest
 import torch
 from PIL import Image
 
-from emcopilot.errors import ModelError
+from emcopilot.errors import ConfigError, ModelError
+from emcopilot.frame_files import mrc_bytes
+from models.box_truth import BOX_METRICS
 from models.checkpoint import save
-from models.datasets import find_pairs
-from models.evaluate import (
-    METRICS,
-    evaluate,
-    main,
-    probability_loss,
-    score_image,
-    true_labels,
-    whole_diameters_px,
-)
+from models.evaluate import METRICS, device_named, main
 from models.npssegnet import Architecture, build
 
+CONTRACT = {
+    "loss",
+    "pa",
+    "miou",
+    "iou_particle",
+    "boundary_f1",
+    "instance_f1",
+    "mean_diameter_error_percent",
+}
 
-def discs(side: int = 96) -> np.ndarray:
-    """Two touching discs of 24 px and one apart, numbered, none at the border."""
+
+def discs(side: int = 64) -> np.ndarray:
+    """Two discs of 16 px on a field, numbered, none at the border."""
     labels = np.zeros((side, side), np.uint16)
     y, x = np.ogrid[:side, :side]
-    for number, (cy, cx) in enumerate(((30, 30), (30, 54), (70, 70)), start=7):
-        labels[(y - cy) ** 2 + (x - cx) ** 2 <= 12**2] = number
+    for number, (cy, cx) in enumerate(((20, 20), (42, 40)), start=7):
+        labels[(y - cy) ** 2 + (x - cx) ** 2 <= 8**2] = number
     return labels
 
 
@@ -38,125 +40,133 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()
     masks.mkdir()
+    noise = np.random.default_rng(0).normal(200, 20, (64, 64))
+    counts = (noise + 400 * (discs() > 0)).astype(np.uint16)
+    Image.fromarray((counts // 4).astype(np.uint8)).save(images / "a.png")
+    (images / "b.mrc").write_bytes(mrc_bytes(counts, 0.5, "HAADF"))
     for name in ("a", "b"):
-        Image.fromarray((discs() > 0).astype(np.uint8) * 200).save(
-            images / f"{name}.png"
-        )
         Image.fromarray(discs()).save(masks / f"{name}.png")
+        (masks / f"{name}.csv").write_text("x0,y0,x1,y1\n11,11,29,29\n31,33,49,51\n")
     return images, masks
 
 
-def bright_is_particle(tiles: np.ndarray) -> np.ndarray:
-    return (tiles[:, 0] > tiles.mean()).astype(np.float32)
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two untrained models: their answers are poor, their figures must be right."""
+    folder = tmp_path_factory.mktemp("models")
+    for number, name in enumerate(("one", "two")):
+        torch.manual_seed(number)
+        architecture = Architecture()
+        save(
+            folder / name,
+            build(architecture),
+            name=name,
+            architecture=architecture,
+            data={},
+            training={},
+        )
+    return str(folder / "one"), str(folder / "two")
 
 
-def test_a_perfect_answer_scores_perfectly(folders: tuple[Path, Path]) -> None:
-    result = evaluate(bright_is_particle, find_pairs(*folders), "perfect")
-    assert len(result.scores) == 2
-    assert result.mean("miou") == result.mean("pa") == result.mean("boundary_f1") == 1
-    assert result.mean("instance_f1") == 1
-    # Numbered discs that touch give up no pixel; the watershed line may cost one in 440.
-    assert abs(result.mean("mean_diameter_error_percent")) < 0.5
-    assert result.mean("loss") < 0.01
-    assert result.std("miou") == 0
+def arguments(folders: tuple[Path, Path], truth: str, *more: str) -> list[str]:
+    return [
+        "--images",
+        str(folders[0]),
+        truth,
+        str(folders[1]),
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
-def test_an_empty_answer_has_no_size_error(folders: tuple[Path, Path]) -> None:
-    result = evaluate(lambda t: np.zeros_like(t[:, 0]), find_pairs(*folders), "blind")
-    answer = result.as_json()
-    assert answer["mean"]["mean_diameter_error_percent"] is None
-    assert answer["mean"]["instance_f1"] == 0
-    json.dumps(answer, allow_nan=False)
-
-
-def test_numbered_masks_keep_their_numbers_apart() -> None:
-    assert true_labels(discs()).max() == 3
-    assert set(np.unique(true_labels(discs()))) == {0, 1, 2, 3}
-    # 8-bit masks are marks, not numbers: touching discs are parted by their shape.
-    binary = (discs() > 0).astype(np.uint8) * 255
-    assert true_labels(binary).max() == 3
-    assert true_labels(np.zeros((5, 5), np.uint8)).max() == 0
-
-
-def test_a_fully_numbered_mask_has_no_background() -> None:
-    marks = np.array([[1, 1, 2], [1, 1, 2]], np.int32)
-    assert true_labels(marks).tolist() == [[1, 1, 2], [1, 1, 2]]
-
-
-def test_particles_cut_by_the_border_have_no_size() -> None:
-    labels = np.zeros((40, 40), np.int32)
-    labels[0:10, 5:15] = 1
-    labels[20:30, 20:30] = 2
-    np.testing.assert_allclose(whole_diameters_px(labels), [math.sqrt(400 / math.pi)])
-
-
-def test_a_dilated_answer_shows_as_a_size_error() -> None:
-    truth = np.zeros((80, 80), np.uint16)
-    truth[20:40, 20:40] = 1
-    wide = np.zeros((80, 80), np.uint8)
-    wide[18:42, 18:42] = 255
-    score = score_image("wide", wide, wide, truth)
-    # A square of 24 instead of 20 px.
-    assert score.mean_diameter_error_percent == pytest.approx(20, abs=1e-6)
-    assert score.iou_particle == pytest.approx(400 / 576)
-
-
-def test_the_loss_grows_with_the_error() -> None:
-    truth = discs() > 0
-    sure = truth.astype(np.uint8) * 255
-    unsure = np.full(truth.shape, 128, np.uint8)
-    wrong = 255 - sure
-    losses = [probability_loss(p, truth) for p in (sure, unsure, wrong)]
-    assert losses == sorted(losses)
-    assert losses[0] < 0.01 < losses[1] < losses[2]
-
-
-def test_an_unreadable_image_is_named_and_the_rest_is_scored(
+def test_the_command_answers_the_contract_and_tests_against_others(
     folders: tuple[Path, Path],
+    models: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (folders[0] / "a.png").write_bytes(b"no picture")
-    result = evaluate(bright_is_particle, find_pairs(*folders), "any")
-    assert [score.name for score in result.scores] == ["b"]
-    assert [name for name, _ in result.unreadable] == ["a"]
-    Image.new("L", (4, 4)).save(folders[0] / "a.png")
-    result = evaluate(bright_is_particle, find_pairs(*folders), "any")
-    assert "draw the mask" in result.unreadable[0][1]
+    figures = tmp_path / "new" / "figures.json"
+    chosen = ["--model", models[0], "--json", str(figures)]
+    others = ["--against", models[1], "--against", models[0]]
+    assert main(arguments(folders, "--masks", *chosen, *others)) == 0
+    answer = json.loads(figures.read_text())
+    assert answer["model_id"].startswith("one-")
+    assert (answer["images"], answer["device"], answer["truth"]) == (2, "cpu", "masks")
+    assert set(METRICS) >= CONTRACT
+    assert set(answer["mean"]) == set(answer["std"]) == set(METRICS)
+    assert {"name", *METRICS} == set(answer["per_image"][0])
+    other, same = answer["against"]
+    assert other["model_id"].startswith("two-")
+    assert same["mean"] == answer["mean"]
+    assert same["tests"]["miou"]["p"] == same["tests"]["miou"]["p_holm"] == 1
+    assert other["tests"]["loss"]["n"] == 2
+    assert "cannot reach" in other["tests"]["loss"]["note"]
+    said = capsys.readouterr()
+    assert "miou" in said.out
+    assert f"against {other['model_id']}" in said.out
+    assert f"{answer['model_id']}: 2/2 b" in said.err
 
 
-def test_the_command_writes_the_contracts_keys(
+def test_the_shipped_model_finds_discs_in_boxes(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.manual_seed(0)
-    save(
-        tmp_path / "model",
-        build(),
-        name="random",
-        architecture=Architecture(),
-        data={},
-        training={},
-    )
-    arguments = ["--images", str(folders[0]), "--masks", str(folders[1])]
-    figures = tmp_path / "figures.json"
-    chosen = ["--model", str(tmp_path / "model"), "--json", str(figures)]
-    assert main([*arguments, *chosen]) == 0
+    figures, pictures = tmp_path / "figures.json", tmp_path / "pictures"
+    more = ["--json", str(figures), "--overlays", str(pictures)]
+    assert main(arguments(folders, "--boxes", *more)) == 0
     answer = json.loads(figures.read_text())
-    assert answer["model_id"].startswith("random-")
-    assert answer["images"] == 2
-    expected = {
-        "loss",
-        "pa",
-        "miou",
-        "iou_particle",
-        "boundary_f1",
-        "instance_f1",
-        "mean_diameter_error_percent",
-    }
-    assert set(answer["mean"]) == set(answer["std"]) == expected == set(METRICS)
-    assert {"name", *expected} == set(answer["per_image"][0])
-    assert "miou" in capsys.readouterr().out
+    assert set(answer["mean"]) == set(BOX_METRICS)
+    assert answer["truth"] == "boxes"
+    assert answer["against"] == []
+    # Two plain discs on noise: whatever model is shipped finds them both.
+    assert answer["mean"]["recall"] == 1
+    assert len(list(pictures.glob("*.png"))) == 2
+    assert "boxes run wide" in capsys.readouterr().out
 
 
-def test_a_model_that_is_not_there_is_an_error(folders: tuple[Path, Path]) -> None:
-    arguments = ["--images", str(folders[0]), "--masks", str(folders[1])]
+def test_a_bad_image_among_good_ones_is_named_and_fails_the_command(
+    folders: tuple[Path, Path],
+    models: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folders[0] / "a.png").write_bytes(b"no picture")
+    Image.new("L", (64, 64)).save(folders[1] / "b.png")
+    assert main(arguments(folders, "--masks", "--model", models[0])) == 1
+    said = capsys.readouterr()
+    assert "not scored: a:" in said.err
+    assert "no particle in any of the masks" in said.out
+
+
+def test_exactly_one_truth_is_asked_for(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--images", str(folders[0])])
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments(folders, "--masks", "--boxes", str(folders[1])))
+
+
+def test_what_cannot_work_is_refused_before_the_first_image(
+    folders: tuple[Path, Path], models: tuple[str, str], tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match="no model"):
-        main([*arguments, "--model", "elsewhere"])
+        main(arguments(folders, "--masks", "--model", "elsewhere"))
+    with pytest.raises(ModelError, match="no model"):
+        main(arguments(folders, "--masks", "--against", "elsewhere"))
+    here = arguments(folders, "--masks", "--model", models[0])
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        main([*here, "--json", str(tmp_path)])
+    (tmp_path / "taken").touch()
+    with pytest.raises(ConfigError, match=r"cannot make .*taken"):
+        main([*here, "--overlays", str(tmp_path / "taken" / "pictures")])
+    (folders[1] / "b.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(ConfigError, match="lacks the columns"):
+        main(arguments(folders, "--boxes"))
+    (folders[1] / "b.png").rename(folders[1] / "other.png")
+    with pytest.raises(ConfigError, match=r"1 of them without a mask \(first: b\)"):
+        main(here)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error() -> None:
+    assert device_named("auto") == device_named("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="use --device cpu"):
+        device_named("cuda")
