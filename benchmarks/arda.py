@@ -70,6 +70,28 @@ def read_boxes(path: Path) -> NDArray[np.float64]:
     return np.array(corners, np.float64).reshape(-1, 4)
 
 
+def centre_f1(boxes: NDArray[np.float64], centres: NDArray[np.float64]) -> float:
+    """F1 of finding: a box is found by the first centre within it; others are false.
+
+    Parameters
+    ----------
+    boxes : float64 array, shape (N, 4)
+        x0, y0, x1, y1 in px, edges included.
+    centres : float64 array, shape (P, 2)
+        y, x of the particles in px.
+    """
+    free = np.ones(len(centres), bool)
+    found = 0
+    for x0, y0, x1, y1 in boxes:
+        y, x = centres[:, 0], centres[:, 1]
+        inside = np.flatnonzero(free & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
+        if inside.size:
+            free[inside[0]] = False
+            found += 1
+    total = len(boxes) + len(centres)
+    return 2 * found / total if total else 1.0
+
+
 def split_families(
     images: list[ArdaImage],
 ) -> tuple[list[ArdaImage], list[ArdaImage]]:

@@ -8,14 +8,16 @@ manual box. Vendor files: what got a result, and what was refused with which rea
 """
 
 import argparse
-import csv
 import shutil
+import signal
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
+from arda import centre_f1, read_boxes
 from emps import data_folder, read_emps, split
 from machine import machine, spread, write_json
 from numpy.typing import NDArray
@@ -35,6 +37,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     data = data_folder()
+    # Server and agent have process groups of their own: nothing but us would stop them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with (
         tempfile.TemporaryDirectory(prefix="emcopilot-bench-") as folder,
         DemoPrograms(Path(folder), port=0) as programs,
@@ -81,7 +85,7 @@ def report(data: Path, programs: DemoPrograms, dropped: int) -> dict[str, object
         emps = [f for f in frames if "/emps/" in f.source_key]
         arda = [f for f in frames if "/arda/" in f.source_key]
         labels = {_name(f): decode_labels(read_labels(connection, f)) for f in emps}
-        scores = {_name(f): box_f1(data, f, _centres(connection, f)) for f in arda}
+        scores = {_name(f): _box_f1(connection, data, f) for f in arda}
     mious = emps_mious(data, labels)
     print(
         f"{machine()}\n{dropped} files dropped, {files.stored} stored; frames {states}"
@@ -125,21 +129,9 @@ def emps_mious(data: Path, labels: dict[str, NDArray[np.int32]]) -> list[float]:
     ]
 
 
-def box_f1(data: Path, frame: StoredFrame, centres: NDArray[np.float64]) -> float:
-    """F1 of finding: a box is found by the first centre within it; others are false."""
-    path = data / "arda_stem" / "boxes" / f"{Path(_name(frame)).stem}.csv"
-    with path.open(newline="", encoding="utf-8") as file:
-        corners = ("x0", "y0", "x1", "y1")
-        boxes = [[float(row[key]) for key in corners] for row in csv.DictReader(file)]
-    free = np.ones(len(centres), bool)
-    found = 0
-    for x0, y0, x1, y1 in boxes:
-        y, x = centres[:, 0], centres[:, 1]
-        inside = np.flatnonzero(free & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
-        if inside.size:
-            free[inside[0]] = False
-            found += 1
-    return 2 * found / (len(boxes) + len(centres)) if boxes or len(centres) else 1.0
+def _box_f1(connection: sa.Connection, data: Path, frame: StoredFrame) -> float:
+    boxes = read_boxes(data / "arda_stem" / "boxes" / f"{Path(_name(frame)).stem}.csv")
+    return centre_f1(boxes, _centres(connection, frame))
 
 
 def _centres(connection: sa.Connection, frame: StoredFrame) -> NDArray[np.float64]:
