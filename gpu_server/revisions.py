@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from gpu_server.deliveries import ReceivedFile
 from gpu_server.events import announce
-from gpu_server.tables import SUPERSEDED, files, frames, results
+from gpu_server.tables import SUPERSEDED, UPLOAD, files, frames, results
 
 
 def may_replace(file: ReceivedFile, row: sa.Row) -> bool:
@@ -17,13 +17,14 @@ def may_replace(file: ReceivedFile, row: sa.Row) -> bool:
 
     Within one journal that takes the same `seq`: a path may be used again for a new frame
     after the old one was renamed. A new journal counts from 1, there the name has to decide.
-    Name and bytes together decide in one journal, too: restored from a backup it numbers
-    what it sent since then once more.
+    Name and bytes together decide in an agent's journal, too: restored from a backup it
+    numbers what it sent since then once more. A repeated upload is meant.
     """
     has_name = row.source_key == file.source_key
-    if row.journal == file.journal:
-        return row.seq == file.seq or (has_name and row.sha256 == file.sha256)
-    return has_name
+    if row.journal != file.journal:
+        return has_name
+    is_same = has_name and row.sha256 == file.sha256 and file.journal != UPLOAD
+    return row.seq == file.seq or is_same
 
 
 def adopt(connection: sa.Connection, file_id: int, file: ReceivedFile) -> None:
