@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: of pixels, of particles, of frames.
+"""Make probabilities mean what they say, of pixels and of particles.
 
 A probability is calibrated if, of all things that are called 80 % certain, 80 % are true. A
 network trained with the Jaccard term promises too much. One number per model, the temperature, by
@@ -16,8 +16,8 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from torch import nn
 
+from emcopilot.confidence import ParticleConfidence, particle_features
 from models.npssegnet import last_convolution
-from models.segmentation_metrics import pairwise_iou
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -158,41 +158,20 @@ def is_found(labels: Labels, truth: Labels) -> Mask:
     labels, truth : int32 arrays, shape (H, W)
         0 is background; 1..P in `labels`.
     """
-    iou = pairwise_iou(labels, truth)
-    return (iou >= FOUND_IOU).any(axis=1)
-
-
-@dataclass(frozen=True, slots=True)
-class ParticleConfidence:
-    """A logistic map from what is seen of a particle to the chance that it is one.
-
-    Fitted per model, kept in its card. The identity says the mean probability inside.
-    """
-
-    constant: float = 0.0
-    per_lead: float = 1.0
-    """Of the logit of the mean probability inside."""
-    per_log_diameter: float = 0.0
-    """Of ln(equivalent diameter in px): a speck is doubted more than a disc."""
-
-    def __call__(
-        self, mean_probability: FloatArray, diameter_px: FloatArray
-    ) -> NDArray[np.float64]:
-        """Return each particle's probability, shape (P,).
-
-        Parameters
-        ----------
-        mean_probability : float array, shape (P,)
-            Mean probability 0..1 inside each particle.
-        diameter_px : float array, shape (P,)
-            Equivalent diameters.
-        """
-        coefficients = (self.constant, self.per_lead, self.per_log_diameter)
-        return expit(_features(mean_probability, diameter_px) @ coefficients)
+    area, true_area = np.bincount(labels.ravel()), np.bincount(truth.ravel())
+    stride = len(true_area)
+    pair, shared = np.unique(
+        labels.astype(np.int64) * stride + truth, return_counts=True
+    )
+    ours, theirs = pair // stride, pair % stride
+    iou = shared / (area[ours] + true_area[theirs] - shared)
+    found = np.zeros(len(area), np.bool_)
+    found[ours[(theirs > 0) & (iou >= FOUND_IOU)]] = True
+    return found[1:]
 
 
 def fit_particle_confidence(
-    mean_probability: FloatArray, diameter_px: FloatArray, found: Mask
+    mean_probability: NDArray[np.float64], diameter_px: NDArray[np.float64], found: Mask
 ) -> ParticleConfidence:
     """Fit the logistic map to particles whose truth is known.
 
@@ -210,7 +189,7 @@ def fit_particle_confidence(
     """
     if found.all() or not found.any():
         return ParticleConfidence()
-    features = _features(mean_probability, diameter_px)
+    features = particle_features(mean_probability, diameter_px)
     sign = np.where(found, 1.0, -1.0)
     start = np.array([0.0, 1.0, 0.0])
 
@@ -220,32 +199,3 @@ def fit_particle_confidence(
         return float((doubt + prior) / len(found))
 
     return ParticleConfidence(*minimize(surprise, start, method="BFGS").x.tolist())
-
-
-def frame_confidence(confidence: FloatArray, area_px: FloatArray) -> float:
-    """Return one number for a frame: its particles' confidence, weighted by their area.
-
-    NaN where there is no particle: an empty field says nothing of how sure the model is.
-    """
-    total = float(np.sum(area_px))
-    return float(np.dot(confidence, area_px) / total) if total else float("nan")
-
-
-def doubtful_share(probability: NDArray[np.uint8]) -> float:
-    """Return the pixels between 10 and 90 % as a share of those above 50 %.
-
-    The domain alarm's number: doubt is a thin rim round particles where the model is at home,
-    and spreads over them, and over the support, where it is not. Never above 100.
-    """
-    doubtful = np.count_nonzero((probability > 25) & (probability < 230))
-    return min(doubtful / max(np.count_nonzero(probability >= 128), 1), 100.0)
-
-
-def _features(
-    mean_probability: FloatArray, diameter_px: FloatArray
-) -> NDArray[np.float64]:
-    """Return (P, 3): constant, logit of the probability, ln of the diameter."""
-    inside = np.clip(np.asarray(mean_probability, np.float64), 1 / 256, 1 - 1 / 256)
-    lead = np.log(inside / (1 - inside))
-    diameter = np.log(np.maximum(np.asarray(diameter_px, np.float64), 1.0))
-    return np.column_stack([np.ones_like(lead), lead, diameter])

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from emcopilot.confidence import ParticleConfidence
 from models.calibration import (
-    ParticleConfidence,
     Reliability,
-    doubtful_share,
     fit_particle_confidence,
     fit_temperature,
-    frame_confidence,
     is_found,
     lead_of,
     probability_at,
@@ -21,12 +19,13 @@ from models.calibration import (
 from models.npssegnet import build, particle_probability
 from models.tiling import to_uint8
 
-SHAPE = (400, 500)
-"""200,000 pixels: a bin's rate is known to about 0.005, the ECE of chance alone to 0.003."""
+SHAPE = (200, 250)
+"""50,000 pixels: a bin's rate is known to about 0.01, chance alone gives an ECE of 0.004."""
 
 
 def leads(seed: int = 0, spread: float = 2.0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(-0.5, spread, SHAPE).astype(np.float32)
+    values = np.random.default_rng(seed).normal(-0.5, spread, SHAPE)
+    return (np.rint(values * 64) / 64).astype(np.float32)  # about bfloat16's steps
 
 
 def drawn(probability: np.ndarray, seed: int = 1) -> np.ndarray:
@@ -36,16 +35,16 @@ def drawn(probability: np.ndarray, seed: int = 1) -> np.ndarray:
 
 def test_a_calibrated_generator_has_no_error() -> None:
     probability = probability_at(leads())
-    assert Reliability.of(probability, drawn(probability)).ece < 0.005
+    assert Reliability.of(probability, drawn(probability)).ece < 0.01
 
 
 def test_the_error_of_an_overconfident_generator_is_the_known_gap() -> None:
     said = np.full(SHAPE, 0.95)
     reliability = Reliability.of(said, drawn(np.full(SHAPE, 0.7)))
-    assert reliability.ece == pytest.approx(0.25, abs=0.005)
+    assert reliability.ece == pytest.approx(0.25, abs=0.01)
     ((confidence, observed, count),) = reliability.rows()
     assert confidence == pytest.approx(0.95)
-    assert observed == pytest.approx(0.7, abs=0.005)
+    assert observed == pytest.approx(0.7, abs=0.01)
     assert count == said.size
 
 
@@ -58,8 +57,8 @@ def test_over_and_underconfidence_in_different_bins_do_not_cancel() -> None:
 def test_tables_of_parts_add_up_to_the_table_of_the_whole() -> None:
     probability = probability_at(leads())
     truth = drawn(probability)
-    parts = Reliability.of(probability[:100], truth[:100]) + Reliability.of(
-        probability[100:], truth[100:]
+    parts = Reliability.of(probability[:80], truth[:80]) + Reliability.of(
+        probability[80:], truth[80:]
     )
     whole = Reliability.of(probability, truth)
     np.testing.assert_array_equal(parts.count, whole.count)
@@ -77,16 +76,16 @@ def test_the_temperature_is_recovered(temperature: float) -> None:
     calm = [leads(seed) for seed in range(3)]
     masks = [drawn(probability_at(lead), seed + 9) for seed, lead in enumerate(calm)]
     hot = [lead * temperature for lead in calm]
-    # 600,000 draws determine the scale of a logit to about a quarter of a per cent.
-    assert fit_temperature(hot, masks) == pytest.approx(temperature, rel=0.01)
+    # 150,000 draws determine the scale of a logit to about half a per cent.
+    assert fit_temperature(hot, masks) == pytest.approx(temperature, rel=0.02)
 
 
 def test_each_frame_weighs_the_same_whatever_its_size() -> None:
     lead = leads()
     calm, bold = lead, 4 * lead
     truth = drawn(probability_at(lead))
-    small = [calm[:40], bold]
-    masks = [truth[:40], truth]
+    small = [calm[:20], bold]
+    masks = [truth[:20], truth]
     # By pixels the bold frame would decide alone, at 3.9.
     assert 1.3 < fit_temperature(small, masks) < 3.4
 
@@ -135,31 +134,14 @@ def test_a_particle_is_found_if_it_covers_half_of_a_true_one() -> None:
 
 def test_the_particle_map_is_recovered_and_calibrates() -> None:
     rng = np.random.default_rng(3)
-    mean, diameter = rng.uniform(0.5, 1, 40_000), np.exp(rng.uniform(1, 5, 40_000))
+    mean, diameter = rng.uniform(0.5, 1, 10_000), np.exp(rng.uniform(1, 5, 10_000))
     truth = ParticleConfidence(constant=-3.0, per_lead=0.8, per_log_diameter=0.7)
     found = drawn(truth(mean, diameter))
     fitted = fit_particle_confidence(mean, diameter, found)
     assert Reliability.of(mean, found).ece > 0.1
-    assert Reliability.of(fitted(mean, diameter), found).ece < 0.02
+    assert Reliability.of(fitted(mean, diameter), found).ece < 0.03
 
 
-def test_the_identity_says_the_mean_probability() -> None:
+def test_without_contrary_evidence_the_map_is_the_identity() -> None:
     mean = np.array([0.5, 0.8, 0.95])
-    np.testing.assert_allclose(ParticleConfidence()(mean, np.full(3, 9.0)), mean)
     assert fit_particle_confidence(mean, mean, np.ones(3, bool)) == ParticleConfidence()
-
-
-def test_a_frame_is_as_sure_as_its_particles_by_area() -> None:
-    assert frame_confidence(
-        np.array([0.9, 0.5]), np.array([300, 100])
-    ) == pytest.approx(0.8)
-    assert math.isnan(frame_confidence(np.empty(0), np.empty(0)))
-
-
-def test_doubt_is_the_rim_against_the_particles() -> None:
-    probability = np.zeros((50, 50), np.uint8)
-    probability[10:30, 10:30] = 250
-    assert doubtful_share(probability) == 0.0
-    probability[10:30, 30:32] = 100
-    assert doubtful_share(probability) == pytest.approx(40 / 400)
-    assert doubtful_share(np.full((50, 50), 100, np.uint8)) == 100.0

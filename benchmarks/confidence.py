@@ -1,0 +1,369 @@
+"""Does 80 % mean 80 %? Calibration of pixels and particles, before and after one temperature.
+
+    EMCOPILOT_DATA=... python benchmarks/confidence.py [--plot FILE.png] [--json FILE]
+    EMCOPILOT_DATA=... python benchmarks/confidence.py --model runs/next --write weights/next
+
+Judged are the EMPS validation part (split by paper) and simulated frames on the demo's family of
+supports, which training never drew. What is fitted (temperature, particle map) is fitted on one
+half of each set and judged on the other, both ways, no paper in both; what `--write` ships is
+fitted on all of it.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from emps import data_folder, read_emps, split
+from machine import machine, write_json
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import nn
+
+from emcopilot.confidence import ParticleConfidence
+from emcopilot.labels import label_particles
+from emcopilot.particles import measure_particles
+from emcopilot.simulate import Mode, random_scene, render_micrograph
+from models import checkpoint
+from models.calibration import (
+    FloatArray,
+    Reliability,
+    fit_particle_confidence,
+    fit_temperature,
+    is_found,
+    lead_of,
+    probability_at,
+    temper,
+)
+from models.checkpoint import ModelCard, Score
+from models.datasets import read_pixels
+from models.judge import torch_run
+from models.scores import true_labels
+from models.tiling import Run, predict, to_uint8
+
+FLATTENING = 4.0
+"""Temperature at which leads are read: eight bits of probability then reach to a lead of 25."""
+SIMULATED_SEED = 2027
+SIMULATED_SIDE_PX = 512
+SIZES_PX = (8.0, 14.0, 24.0, 40.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One frame with the model's leads and the truth."""
+
+    group: str
+    half: int
+    """0 or 1: fitted on one, judged on the other."""
+    lead: FloatArray
+    truth: NDArray[np.int32]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Where there is a particle."""
+        return self.truth > 0
+
+    def pixels_at(self, temperature: float) -> Reliability:
+        """Hold the pixels' probability at a temperature against the truth."""
+        return Reliability.of(probability_at(self.lead, temperature), self.mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Particles:
+    """What is seen of particles, and whether they are true; all of shape (P,)."""
+
+    mean_probability: NDArray[np.float64]
+    diameter_px: NDArray[np.float64]
+    found: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, frames: Sequence[Judged], temperature: float) -> "Particles":
+        """Collect the particles that the live path would show of all frames."""
+        parts: list[tuple[NDArray[np.float64], ...]] = []
+        for frame in frames:
+            shown = to_uint8(probability_at(frame.lead, temperature))
+            labels = label_particles(shown)
+            table = measure_particles(labels, shown, probability=shown)
+            found = is_found(labels, frame.truth)
+            parts.append((table.confidence, table.equivalent_diameter_px, found))
+        mean, diameter, found = (np.concatenate(p) for p in zip(*parts, strict=True))
+        return cls(mean, diameter, found.astype(bool))
+
+    def fit(self) -> ParticleConfidence:
+        """Fit the map to these particles."""
+        return fit_particle_confidence(
+            self.mean_probability, self.diameter_px, self.found
+        )
+
+    def reliability(self, confidence: ParticleConfidence) -> Reliability:
+        """Hold the confidence that a map gives against the truth."""
+        said = confidence(self.mean_probability, self.diameter_px)
+        return Reliability.of(said, self.found)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What is fitted to frames."""
+
+    temperature: float
+    particles: ParticleConfidence
+
+    @classmethod
+    def fitted(cls, frames: Sequence[Judged]) -> "Calibration":
+        """Fit the temperature, then the map to the particles that it shows."""
+        temperature = fit_temperature(
+            [f.lead for f in frames], [f.mask for f in frames]
+        )
+        return cls(temperature, Particles.of(frames, temperature).fit())
+
+
+def flattened(network: nn.Module) -> Run:
+    """Return an engine whose 8-bit probability shows strong leads too."""
+    flat = copy.deepcopy(network)
+    temper(flat, FLATTENING)
+    return torch_run(flat)
+
+
+def real_frames(run: Run) -> list[Judged]:
+    """Return the EMPS validation part; its papers go to the halves in turn."""
+    _, validation = split(read_emps(data_folder()))
+    papers = sorted({image.doi for image in validation})
+    return [
+        Judged(
+            "EMPS validation",
+            papers.index(image.doi) % 2,
+            lead_of(predict(read_pixels(image.pair.image), run), FLATTENING),
+            true_labels(read_pixels(image.pair.mask)),
+        )
+        for image in validation
+    ]
+
+
+def simulated_frames(run: Run, mode: Mode, count: int) -> list[Judged]:
+    """Draw frames under any conditions on supports that training never drew."""
+    frames: list[Judged] = []
+    for number in range(count):
+        rng = np.random.default_rng((SIMULATED_SEED, number, mode == "bf"))
+        scene = random_scene(
+            rng,
+            shape=(SIMULATED_SIDE_PX, SIMULATED_SIDE_PX),
+            mode=mode,
+            style="demo",
+            median_diameter_px=SIZES_PX[number // 2 % len(SIZES_PX)],
+        )
+        shown = render_micrograph(scene, rng)
+        lead = lead_of(predict(shown.pixels, run), FLATTENING)
+        frames.append(Judged(f"simulated {mode}", number % 2, lead, shown.labels))
+    return frames
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Reliability of one group of frames, as it was and cross-fitted."""
+
+    group: str
+    images: int
+    per_image_before: float
+    """Mean over images of each image's own error: nothing cancels between images."""
+    per_image_after: float
+    pixels_before: Reliability
+    pixels_after: Reliability
+    particles_before: Reliability
+    """Confidence is the mean probability inside."""
+    particles_tempered: Reliability
+    """The same after the temperature."""
+    particles_mapped: Reliability
+    """Through the logistic map."""
+
+    @classmethod
+    def of(
+        cls, group: str, frames: Sequence[Judged], by_half: Sequence[Calibration]
+    ) -> "Verdict":
+        """Judge each frame by what was fitted to the other half."""
+        identity = ParticleConfidence()
+        before = [frame.pixels_at(1.0) for frame in frames]
+        after = [f.pixels_at(by_half[1 - f.half].temperature) for f in frames]
+        untouched, tempered, mapped = (Reliability.none() for _ in range(3))
+        for half, other in ((0, by_half[1]), (1, by_half[0])):
+            part = [frame for frame in frames if frame.half == half]
+            if not part:
+                continue
+            shown = Particles.of(part, other.temperature)
+            untouched += Particles.of(part, 1.0).reliability(identity)
+            tempered += shown.reliability(identity)
+            mapped += shown.reliability(other.particles)
+        return cls(
+            group,
+            len(frames),
+            float(np.mean([one.ece for one in before])),
+            float(np.mean([one.ece for one in after])),
+            sum(before, Reliability.none()),
+            sum(after, Reliability.none()),
+            untouched,
+            tempered,
+            mapped,
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.group:<18} n={self.images:3d}  pixels {self.pixels_before.ece:.3f} -> "
+            f"{self.pixels_after.ece:.3f} (mean of images {self.per_image_before:.3f} -> "
+            f"{self.per_image_after:.3f})  particles {self.particles_before.ece:.3f} -> "
+            f"{self.particles_tempered.ece:.3f} -> {self.particles_mapped.ece:.3f} "
+            f"n={self.particles_before.total}"
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Return the figures and the tables behind them."""
+        tables = {
+            name: value
+            for name, value in ((n, getattr(self, n)) for n in self.__slots__)
+            if isinstance(value, Reliability)
+        }
+        return {
+            "group": self.group,
+            "images": self.images,
+            "per_image_ece_before": self.per_image_before,
+            "per_image_ece_after": self.per_image_after,
+            **{
+                name: {"ece": t.ece, "n": t.total, "mean_rate_count": t.rows()}
+                for name, t in tables.items()
+            },
+        }
+
+
+def judge(frames: Sequence[Judged]) -> list[Verdict]:
+    """Cross-fit on all groups together, judge each, and all."""
+    by_half = [
+        Calibration.fitted([frame for frame in frames if frame.half == half])
+        for half in (0, 1)
+    ]
+    print("temperatures of the halves:", [round(c.temperature, 3) for c in by_half])
+    groups = list(dict.fromkeys(frame.group for frame in frames))
+    verdicts = [
+        Verdict.of(group, [f for f in frames if f.group == group], by_half)
+        for group in groups
+    ]
+    return [*verdicts, Verdict.of("all", frames, by_half)]
+
+
+def draw(path: Path, verdicts: Sequence[Verdict], model_id: str) -> None:
+    """Plot observed rate against confidence: pixels before and after, and particles."""
+    mpl.use("Agg")
+    panels: list[tuple[str, Callable[[Verdict], Reliability]]] = [
+        ("pixels, as trained", lambda v: v.pixels_before),
+        ("pixels, tempered (cross-fitted)", lambda v: v.pixels_after),
+        ("particles: mean probability, tempered", lambda v: v.particles_tempered),
+        ("particles: logistic map (cross-fitted)", lambda v: v.particles_mapped),
+    ]
+    figure, axes = plt.subplots(2, 2, figsize=(10, 10), sharex=True, sharey=True)
+    for axis, (title, pick) in zip(axes.flat, panels, strict=True):
+        axis.set_title(title)
+        _diagram(axis, [(v.group, pick(v)) for v in verdicts])
+    figure.supxlabel("mean confidence of the bin")
+    figure.supylabel("share that is true")
+    figure.suptitle(f"{model_id}: reliability, bins with at least 10 claims")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _diagram(axis: Axes, curves: Sequence[tuple[str, Reliability]]) -> None:
+    axis.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for group, reliability in curves:
+        filled = [row for row in reliability.rows() if row[2] >= 10]
+        said, true, _ = zip(*filled, strict=True) if filled else ((), (), ())
+        title = f"{group}: ECE {reliability.ece:.3f}, n={reliability.total}"
+        axis.plot(said, true, marker="o", markersize=4, label=title)
+    axis.legend(fontsize=8, loc="upper left")
+    axis.grid(alpha=0.3)
+
+
+def write(
+    directory: Path,
+    network: nn.Module,
+    card: ModelCard,
+    calibration: Calibration,
+    verdicts: Sequence[Verdict],
+) -> ModelCard:
+    """Fold the temperature in and save; figures and limits of the card stay true."""
+    temper(network, calibration.temperature)
+    earlier = card.training.get("temperature", 1.0)
+    assert isinstance(earlier, float | int)
+    training = {
+        **card.training,
+        "temperature": earlier * calibration.temperature,
+        "particle_confidence": asdict(calibration.particles),
+    }
+    saved = checkpoint.save(
+        directory,
+        network,
+        name=card.model_id.rpartition("-")[0],
+        architecture=card.architecture,
+        data=dict(card.data),
+        training=training,
+        licence=card.licence,
+    )
+    scores = [s for s in card.scores if not s.metric.startswith("ECE")]
+    scores += [score for verdict in verdicts for score in _scores(verdict)]
+    kept = {"scores": tuple(scores), "limits": card.limits}
+    checkpoint.write_card(directory, saved.model_copy(update=kept))
+    return saved
+
+
+def _scores(verdict: Verdict) -> list[Score]:
+    split = f"{verdict.group}, cross-fitted"
+    found = {
+        "ECE of pixels": verdict.pixels_after.ece,
+        "ECE of particles": verdict.particles_mapped.ece,
+    }
+    return [
+        Score(metric=m, split=split, count=verdict.images, mean=round(ece, 4), std=0.0)
+        for m, ece in found.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="base", help="shipped name or directory")
+    parser.add_argument(
+        "--frames", type=int, default=16, help="simulated, of each mode"
+    )
+    parser.add_argument("--plot", type=Path, help="reliability diagrams, PNG")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--write", type=Path, help="directory of the tempered model")
+    options = parser.parse_args()
+    network, card = checkpoint.load(options.model)
+    run = flattened(network)
+    print(f"{card.model_id} on {machine()}")
+    frames = real_frames(run)
+    frames += simulated_frames(run, "haadf", options.frames)
+    frames += simulated_frames(run, "bf", options.frames)
+    verdicts = judge(frames)
+    for verdict in verdicts:
+        print(verdict)
+    calibration = Calibration.fitted(frames)
+    print(json.dumps({"fitted on all": asdict(calibration)}))
+    if options.plot:
+        draw(options.plot, verdicts, card.model_id)
+    if options.write:
+        saved = write(options.write, network, card, calibration, verdicts)
+        print(json.dumps({"from": card.model_id, "to": saved.model_id}))
+    write_json(
+        options.json,
+        {
+            "model_id": card.model_id,
+            "machine": machine(),
+            "fitted_on_all": asdict(calibration),
+            "groups": [verdict.as_json() for verdict in verdicts],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""How sure the model is of a particle and of a frame, in chances that come true.
+
+The mean probability within a particle says how clear its pixels are, not whether it is one: it is
+never below one half, and a sharp stain is as clear as a particle. A small map, fitted per model on
+frames whose truth is known (`models.calibration`), turns it into a chance.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+_CLEAREST = 1 / 256
+"""What eight bits leave of doubt: their 255 is not certainty."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParticleConfidence:
+    """A logistic map from what is seen of a particle to the chance that it is one.
+
+    Fitted per model, kept in its card. The identity says the mean probability inside.
+    """
+
+    constant: float = 0.0
+    per_lead: float = 1.0
+    """Of the logit of the mean probability inside."""
+    per_log_diameter: float = 0.0
+    """Of ln(equivalent diameter in px): a speck is doubted more than a disc."""
+
+    def __call__(
+        self, mean_probability: FloatArray, diameter_px: FloatArray
+    ) -> FloatArray:
+        """Return each particle's chance, shape (P,).
+
+        Parameters
+        ----------
+        mean_probability : float array, shape (P,)
+            Mean probability 0..1 inside each particle; NaN (unknown) stays NaN.
+        diameter_px : float array, shape (P,)
+            Equivalent diameters.
+        """
+        coefficients = (self.constant, self.per_lead, self.per_log_diameter)
+        lead = particle_features(mean_probability, diameter_px) @ coefficients
+        return 1.0 / (1.0 + np.exp(-np.clip(lead, -50.0, 50.0)))
+
+
+def particle_features(
+    mean_probability: FloatArray, diameter_px: FloatArray
+) -> FloatArray:
+    """Return (P, 3): constant, logit of the mean probability, ln of the diameter."""
+    inside = np.clip(mean_probability, _CLEAREST, 1 - _CLEAREST)
+    lead = np.log(inside / (1 - inside))
+    diameter = np.log(np.maximum(diameter_px, 1.0))
+    return np.column_stack([np.ones_like(lead), lead, diameter])
+
+
+def frame_confidence(confidence: FloatArray, area_px: NDArray[np.number]) -> float:
+    """Return one number for a frame: its particles' confidence, weighted by their area.
+
+    NaN where there is no particle: an empty field says nothing of how sure the model is.
+    """
+    total = float(np.sum(area_px))
+    return float(np.dot(confidence, area_px)) / total if total else float("nan")
+
+
+def doubtful_share(probability: NDArray[np.uint8]) -> float:
+    """Return the pixels between 10 and 90 % as a share of those above 50 %.
+
+    The domain alarm's number: doubt is a thin rim round particles where the model is at home,
+    and spreads over them, and over the support, where it is not. Never above 100.
+    """
+    doubtful = np.count_nonzero((probability > 25) & (probability < 230))
+    return min(doubtful / max(np.count_nonzero(probability >= 128), 1), 100.0)
