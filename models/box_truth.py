@@ -159,7 +159,7 @@ def find_boxed(images: Path, boxes: Path) -> list[BoxedImage]:
     ConfigError
         If a folder is missing, an image has no CSV, or a CSV is not a table of boxes.
     """
-    found = match_stems(images, boxes, frozenset({".csv"}), truth="CSV of boxes")
+    found = match_stems(images, boxes, frozenset({".csv"}), truth="box file")
     return [BoxedImage(image, read_boxes(table)) for image, table in found]
 
 

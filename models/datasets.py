@@ -91,7 +91,7 @@ def match_stems(
             f"a{s}" for s in (".png", ".tif", ".csv") if s in suffixes
         )
         raise ConfigError(
-            f"images in {images} and what is true of them in {truths} must share their "
+            f"images in {images} and {truth}s in {truths} must share their "
             f"stems; got {found}{example}; name the {truth} of a.tif {endings}"
         )
     return [(image_files[stem], truth_files[stem]) for stem in sorted(image_files)]

@@ -74,11 +74,12 @@ def paired_test(scores: Sequence[float], others: Sequence[float]) -> PairedTest:
 
 def _wilcoxon_p(differences: FloatArray) -> float:
     """Return the two-sided p of differences of which none is zero; ties share ranks."""
-    if differences.size <= _EXACT_PAIRS:
-        # The exact table knows no ties, and few pairs leave none to the normal law.
-        method = stats.PermutationMethod(n_resamples=2**_EXACT_PAIRS)
-        return float(stats.wilcoxon(differences, method=method).pvalue)
-    return float(stats.wilcoxon(differences).pvalue)
+    # The exact table knows no ties, and few pairs leave none to the normal law.
+    exact = stats.PermutationMethod(n_resamples=2**_EXACT_PAIRS)
+    method = exact if differences.size <= _EXACT_PAIRS else "auto"
+    # scipy carries no types: what pyright guesses of them is wrong.
+    answer = stats.wilcoxon(differences, method=method)  # pyright: ignore[reportArgumentType]
+    return float(np.asarray(answer)[1])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -147,7 +147,7 @@ def test_a_table_that_is_no_text_is_an_error(tmp_path: Path) -> None:
 
 def test_images_and_boxes_meet_by_stem(tmp_path: Path) -> None:
     Image.new("L", (30, 20)).save(tmp_path / "a.png")
-    with pytest.raises(ConfigError, match=r"1 of them without a CSV of boxes .*a\.csv"):
+    with pytest.raises(ConfigError, match=r"1 of them without a box file .*a\.csv"):
         find_boxed(tmp_path, tmp_path)
     written(tmp_path / "a.csv", "x0,y0,x1,y1\n1,2,3,4\n")
     (found,) = find_boxed(tmp_path, tmp_path)

@@ -146,7 +146,7 @@ def test_the_best_median_and_worst_are_drawn(
     }
     for path in drawn:
         with Image.open(path) as picture:
-            assert picture.height == 480 + 26
+            assert picture.height == 960 + 26
 
 
 def test_boxes_are_drawn_too(folders: tuple[Path, Path], tmp_path: Path) -> None:

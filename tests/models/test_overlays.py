@@ -29,14 +29,14 @@ def drawn(folder: Path, pixels: np.ndarray, caption: str = "best: a") -> np.ndar
 def test_outlines_lie_on_the_pixels_they_belong_to(tmp_path: Path, dtype: str) -> None:
     pixels = (np.arange(96.0).reshape(12, 8) * 2).astype(dtype)
     picture = drawn(tmp_path, pixels)
-    # 12 px a side are shown 40 times as large, under a strip for the words.
-    image = picture[-480:, :320]
-    assert image[3 * 40 + 20, 2 * 40 + 20].tolist() == list(TRUTH_RGB)
-    assert image[7 * 40 + 20, 5 * 40 + 20].tolist() == list(MODEL_RGB)
-    assert image[3 * 40 + 20, 5 * 40 + 20].tolist() == list(BOTH_RGB)
-    red, green, blue = image[7 * 40 + 20, 2 * 40 + 20].tolist()
+    # 12 px a side are shown 80 times as large, under a strip for the words.
+    image = picture[-960:, :640]
+    assert image[3 * 80 + 40, 2 * 80 + 40].tolist() == list(TRUTH_RGB)
+    assert image[7 * 80 + 40, 5 * 80 + 40].tolist() == list(MODEL_RGB)
+    assert image[3 * 80 + 40, 5 * 80 + 40].tolist() == list(BOTH_RGB)
+    red, green, blue = image[7 * 80 + 40, 2 * 80 + 40].tolist()
     assert red == green == blue
-    strip = picture[:-480]
+    strip = picture[:-960]
     assert all((strip == colour).all(axis=2).any() for colour in (TRUTH_RGB, MODEL_RGB))
 
 
@@ -52,15 +52,15 @@ def test_a_large_image_is_reduced_and_its_outlines_stay_whole(tmp_path: Path) ->
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan, np.inf])
 def test_counts_without_contrast_are_drawn_too(tmp_path: Path, value: float) -> None:
     picture = drawn(tmp_path, np.full((8, 8), value))
-    assert picture[-30, 30].tolist() == [127] * 3
+    assert picture[-60, 60].tolist() == [127] * 3
 
 
 def test_a_lone_bright_pixel_and_a_gap_are_drawn(tmp_path: Path) -> None:
     pixels = np.zeros((40, 40), np.float32)
     pixels[20, 20], pixels[30, 30] = 1.0, np.nan
-    picture = drawn(tmp_path, pixels)[-480:]
-    assert picture[20 * 12 + 6, 20 * 12 + 6].tolist() == [255] * 3
-    assert picture[30 * 12 + 6, 30 * 12 + 6].tolist() == [0] * 3
+    picture = drawn(tmp_path, pixels)[-960:]
+    assert picture[20 * 24 + 12, 20 * 24 + 12].tolist() == [255] * 3
+    assert picture[30 * 24 + 12, 30 * 24 + 12].tolist() == [0] * 3
 
 
 def test_words_that_are_wider_than_the_image_are_not_cut(tmp_path: Path) -> None:
