@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from models.box_truth import Boxes, read_boxes
 from models.datasets import LabelledFrame, is_held_out, label, read_pixels
+from models.segmentation_metrics import FloatArray
 
 SPLIT_SEED, SPLIT_FRACTION = 2, 0.34
 """The first seed that leaves HAADF and BF families in both parts."""
@@ -36,8 +38,7 @@ class ArdaImage:
     """One micrograph and the boxes that people drew round its particles."""
 
     path: Path
-    boxes: NDArray[np.float64]
-    """Shape (N, 4): x0, y0, x1, y1 in px."""
+    boxes: Boxes
     is_bright: bool
     """Whether particles are brighter than their support: HAADF, not BF."""
 
@@ -58,38 +59,6 @@ def read_arda(folder: Path) -> list[ArdaImage]:
         )
         for row in rows
     ]
-
-
-def read_boxes(path: Path) -> NDArray[np.float64]:
-    """Return (N, 4) corners x0, y0, x1, y1 in px."""
-    with path.open(newline="") as file:
-        corners = [
-            [float(row[key]) for key in ("x0", "y0", "x1", "y1")]
-            for row in csv.DictReader(file)
-        ]
-    return np.array(corners, np.float64).reshape(-1, 4)
-
-
-def centre_f1(boxes: NDArray[np.float64], centres: NDArray[np.float64]) -> float:
-    """F1 of finding: a box is found by the first centre within it; others are false.
-
-    Parameters
-    ----------
-    boxes : float64 array, shape (N, 4)
-        x0, y0, x1, y1 in px, edges included.
-    centres : float64 array, shape (P, 2)
-        y, x of the particles in px.
-    """
-    free = np.ones(len(centres), bool)
-    found = 0
-    for x0, y0, x1, y1 in boxes:
-        y, x = centres[:, 0], centres[:, 1]
-        inside = np.flatnonzero(free & (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1))
-        if inside.size:
-            free[inside[0]] = False
-            found += 1
-    total = len(boxes) + len(centres)
-    return 2 * found / total if total else 1.0
 
 
 def split_families(
@@ -114,19 +83,17 @@ def mask_from_boxes(pixels: NDArray[np.float32], image: ArdaImage) -> NDArray[np
     """Cut each box at half the contrast against its surroundings; returns (H, W)."""
     sign = 1.0 if image.is_bright else -1.0
     boxed = np.zeros(pixels.shape, bool)
-    for box in image.boxes:
+    for box in image.boxes.corners:
         boxed[_window(box, 0.0, pixels.shape)] = True
     mask = np.zeros(pixels.shape, bool)
-    for box in image.boxes:
+    for box in image.boxes.corners:
         wide = _window(box, RIM, pixels.shape)
         inside = _particle(sign * pixels[wide], boxed[wide], box, wide)
         mask[wide] |= inside
     return mask
 
 
-def _window(
-    box: NDArray[np.float64], rim: float, shape: tuple[int, ...]
-) -> tuple[slice, slice]:
+def _window(box: FloatArray, rim: float, shape: tuple[int, ...]) -> tuple[slice, slice]:
     x0, y0, x1, y1 = box
     reach = rim * max(x1 - x0, y1 - y0)
     rows = slice(max(0, int(y0 - reach)), min(shape[0], int(np.ceil(y1 + reach))))
@@ -137,7 +104,7 @@ def _window(
 def _particle(
     patch: NDArray[np.float32],
     boxed: NDArray[np.bool_],
-    box: NDArray[np.float64],
+    box: FloatArray,
     window: tuple[slice, slice],
 ) -> NDArray[np.bool_]:
     """Return the particle of one box; `patch` shows it bright."""

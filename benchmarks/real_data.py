@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import sqlalchemy as sa
-from arda import centre_f1, read_boxes
 from emps import data_folder, read_emps, split
 from machine import machine, spread, write_json
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from gpu_server.accounts import file_account, problem_files, queue_account
 from gpu_server.demo_programs import DemoPrograms
 from gpu_server.particle_rows import read_labels, read_particles
 from gpu_server.queries import StoredFrame, counted_frames, session_list
+from models.box_truth import read_boxes
 from models.datasets import read_pixels
 from models.segmentation_metrics import pixel_score
 
@@ -131,12 +131,12 @@ def emps_mious(data: Path, labels: dict[str, NDArray[np.int32]]) -> list[float]:
 
 def _box_f1(connection: sa.Connection, data: Path, frame: StoredFrame) -> float:
     boxes = read_boxes(data / "arda_stem" / "boxes" / f"{Path(_name(frame)).stem}.csv")
-    return centre_f1(boxes, _centres(connection, frame))
+    return boxes.f1(_centres(connection, frame))
 
 
 def _centres(connection: sa.Connection, frame: StoredFrame) -> NDArray[np.float64]:
     table = read_particles(connection, frame)
-    return np.column_stack([table.centroid_y_px, table.centroid_x_px])
+    return np.column_stack([table.centroid_x_px, table.centroid_y_px])
 
 
 def _is_haadf(name: str) -> bool:

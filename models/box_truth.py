@@ -70,13 +70,14 @@ class Boxes:
         """Score a probability map, uint8 (H, W)."""
         labels = label_particles(probability)
         table = measure_particles(labels, labels)
-        hits, found, boxed = self.hits(_centres(table)), len(table), len(self.corners)
+        centres = _centres(table)
+        hits, found, boxed = self.hits(centres), len(table), len(self.corners)
         sizes = table.equivalent_diameter_px[~table.touches_border]
         box_sizes = self.diameters_px[~self._cut_by(labels.shape)]
         is_right = found == boxed == 0
         return BoxScore(
             name=name,
-            f1=1.0 if is_right else 2 * hits / (found + boxed),
+            f1=self.f1(centres),
             precision=1.0 if is_right else hits / max(found, 1),
             recall=1.0 if is_right else hits / max(boxed, 1),
             found=found,
@@ -100,6 +101,11 @@ class Boxes:
                 away = np.hypot((x0 + x1) / 2 - x, (y0 + y1) / 2 - y)
                 is_free[np.argmin(np.where(inside, away, np.inf))] = False
         return int(np.count_nonzero(~is_free))
+
+    def f1(self, centres: FloatArray) -> float:
+        """Return the F1 of `centres`, as `hits` takes them; 1 where nothing is nor was found."""
+        total = len(self.corners) + len(centres)
+        return 2 * self.hits(centres) / total if total else 1.0
 
     @property
     def is_empty(self) -> bool:

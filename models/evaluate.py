@@ -23,7 +23,6 @@ from models.judge import Case, draw_overlays, evaluate, torch_run
 from models.scores import (
     METRICS,
     ImageScore,
-    probability_loss,
     score_image,
     true_labels,
     whole_diameters_px,
@@ -35,7 +34,6 @@ __all__ = [
     "ImageScore",
     "evaluate",
     "main",
-    "probability_loss",
     "score_image",
     "torch_run",
     "true_labels",

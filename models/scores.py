@@ -7,13 +7,12 @@ its labels.
 from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from emcopilot.errors import DecodeError
 from emcopilot.labels import label_particles
 from emcopilot.particles import measure_particles
-from models.losses import focal_and_jaccard
+from models.losses import probability_loss
 from models.segmentation_metrics import (
     FloatArray,
     InstanceScore,
@@ -69,7 +68,7 @@ class MarkedParticles:
         sizes = whole_diameters_px(labels), whole_diameters_px(truth)
         return ImageScore(
             name=name,
-            loss=probability_loss(probability, truth > 0),
+            loss=probability_loss(probability / np.float32(255), truth > 0),
             pa=agreement.pa,
             miou=agreement.miou,
             iou_particle=agreement.iou_particle,
@@ -133,17 +132,6 @@ def whole_diameters_px(labels: Labels) -> FloatArray:
     """Return the equivalent diameters of the particles that the border leaves whole."""
     table = measure_particles(labels, labels)
     return table.equivalent_diameter_px[~table.touches_border]
-
-
-def probability_loss(probability: Probability, truth: Mask) -> float:
-    """Return the training loss of a shown probability map, uint8 (H, W).
-
-    The two logits are taken symmetric about 0, as the loss leaves them; 8 bits bound them.
-    """
-    inside = np.clip(probability / np.float32(255), 0.5 / 255, 1 - 0.5 / 255)
-    half = torch.from_numpy(np.log(inside / (1 - inside)) / 2)
-    logits = torch.stack([-half, half])[None]  # (1, 2, H, W)
-    return focal_and_jaccard(logits, torch.from_numpy(truth)[None]).total.item()
 
 
 def label_edges(labels: Labels) -> Mask:

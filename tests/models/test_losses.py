@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from models.losses import focal_and_jaccard
+from models.losses import focal_and_jaccard, probability_loss
 
 
 def test_focal_of_an_undecided_network_is_known_by_hand() -> None:
@@ -62,3 +63,12 @@ def test_half_precision_logits_are_judged_in_full() -> None:
     logits = torch.full((1, 2, 4, 4), 30.0, dtype=torch.bfloat16)
     masks = torch.ones(1, 4, 4, dtype=torch.bool)
     assert focal_and_jaccard(logits, masks).total.dtype == torch.float32
+
+
+def test_the_loss_of_a_shown_map_grows_with_the_error() -> None:
+    truth = np.zeros((16, 16), bool)
+    truth[4:9, 4:9] = True
+    sure, unsure = truth.astype(np.float32), np.full(truth.shape, 0.5, np.float32)
+    losses = [probability_loss(p, truth) for p in (sure, unsure, 1 - sure)]
+    assert losses == sorted(losses)
+    assert losses[0] < 0.01 < losses[1] < losses[2]

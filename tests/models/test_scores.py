@@ -9,7 +9,6 @@ from emcopilot.errors import DecodeError
 from models.scores import (
     MarkedParticles,
     label_edges,
-    probability_loss,
     score_image,
     true_labels,
     whole_diameters_px,
@@ -102,16 +101,6 @@ def test_a_mask_of_another_size_is_refused() -> None:
     plane = np.zeros((4, 5), np.uint8)
     with pytest.raises(DecodeError, match=r"a: the image is \(4, 5\) px, its mask"):
         score_image("a", plane, plane, plane.T)
-
-
-def test_the_loss_grows_with_the_error() -> None:
-    truth = discs() > 0
-    sure = truth.astype(np.uint8) * 255
-    unsure = np.full(truth.shape, 128, np.uint8)
-    wrong = 255 - sure
-    losses = [probability_loss(p, truth) for p in (sure, unsure, wrong)]
-    assert losses == sorted(losses)
-    assert losses[0] < 0.01 < losses[1] < losses[2]
 
 
 def test_edges_part_particles_that_touch() -> None:
