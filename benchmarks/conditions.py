@@ -254,7 +254,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(
         "4-8 px",
         population(
-            count=200, median_diameter_px=5.8, spread=0.2, smallest_px=4, largest_px=8
+            count=200, median_diameter_px=5.8, spread=0.2, smallest_px=4, largest_px=7.8
         ),
     ),
     Condition(

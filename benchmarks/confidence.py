@@ -12,6 +12,7 @@ fitted on all of it.
 import argparse
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Particles:
             shown = to_uint8(probability_at(frame.lead, temperature))
             labels = label_particles(shown)
             table = measure_particles(labels, shown, probability=shown)
-            found = is_found(labels, frame.truth)
+            found = is_found(labels, frame.truth).astype(np.float64)
             parts.append((table.confidence, table.equivalent_diameter_px, found))
         mean, diameter, found = (np.concatenate(p) for p in zip(*parts, strict=True))
         return cls(mean, diameter, found.astype(bool))
@@ -115,9 +116,16 @@ class Calibration:
 
     @classmethod
     def fitted(cls, frames: Sequence[Judged]) -> "Calibration":
-        """Fit the temperature, then the map to the particles that it shows."""
+        """Fit the temperature, then the map to the particles that it shows.
+
+        Every group weighs the same: with many frames of one kind, what they lack would be
+        charged to the others.
+        """
+        sizes = Counter(frame.group for frame in frames)
         temperature = fit_temperature(
-            [f.lead for f in frames], [f.mask for f in frames]
+            [frame.lead for frame in frames],
+            [frame.mask for frame in frames],
+            [1 / sizes[frame.group] for frame in frames],
         )
         return cls(temperature, Particles.of(frames, temperature).fit())
 

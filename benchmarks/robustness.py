@@ -99,6 +99,14 @@ class Row:
         """Whether the one-liner does better."""
         return self.otsu_miou > self.miou
 
+    def as_json(self) -> dict[str, object]:
+        """Return the figures; what is not a number becomes null."""
+        figures = {**asdict(self), "is_beaten": self.is_beaten}
+        return {
+            name: None if isinstance(v, float) and math.isnan(v) else v
+            for name, v in figures.items()
+        }
+
     def __str__(self) -> str:
         return (
             f"{'*' if self.is_beaten else ' '} {self.condition:<20}{self.mode:<6}"
@@ -270,7 +278,7 @@ def main() -> None:
             "model_id": card.model_id,
             "machine": machine(),
             "split": "simulated, demo family of supports, never in training",
-            "conditions": [{**asdict(r), "is_beaten": r.is_beaten} for r in rows],
+            "conditions": [row.as_json() for row in rows],
             "empty": [asdict(fields) for fields in empties],
         },
     )

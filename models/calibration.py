@@ -6,6 +6,7 @@ which both logits are divided, mends most of it; it is folded into the last conv
 costs nothing on any engine and leaves the 0.5 contour where it was.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,8 +60,8 @@ class Reliability:
         index = np.minimum((p * BINS).astype(np.intp), BINS - 1)
         return cls(
             np.bincount(index, minlength=BINS),
-            np.bincount(index, p, BINS),
-            np.bincount(index, is_true.ravel(), BINS),
+            np.bincount(index, p, BINS).astype(np.float64),
+            np.bincount(index, is_true.ravel(), BINS).astype(np.float64),
         )
 
     @classmethod
@@ -94,8 +95,12 @@ class Reliability:
         return list(zip(means[0].tolist(), means[1].tolist(), n.tolist(), strict=True))
 
 
-def fit_temperature(leads: Sequence[FloatArray], masks: Sequence[Mask]) -> float:
-    """Return the temperature under which the masks are likeliest; each frame weighs the same.
+def fit_temperature(
+    leads: Sequence[FloatArray],
+    masks: Sequence[Mask],
+    weights: Sequence[float] | None = None,
+) -> float:
+    """Return the temperature under which the masks are likeliest.
 
     Parameters
     ----------
@@ -103,6 +108,8 @@ def fit_temperature(leads: Sequence[FloatArray], masks: Sequence[Mask]) -> float
         Particle minus background logit, of frames that training never saw.
     masks : sequence of bool arrays, shape (H, W)
         Their true particles.
+    weights : sequence of float, optional
+        What each frame counts, whatever its size; all the same where not given.
 
     Returns
     -------
@@ -112,12 +119,14 @@ def fit_temperature(leads: Sequence[FloatArray], masks: Sequence[Mask]) -> float
     if not leads:
         return 1.0
     toward: list[FloatArray] = []
-    weight: list[NDArray[np.float64]] = []
-    for lead, mask in zip(leads, masks, strict=True):
+    weight: list[FloatArray] = []
+    for lead, mask, of_frame in zip(
+        leads, masks, weights or [1.0] * len(leads), strict=True
+    ):
         # Logits come in few distinct values (8 or 16 bits): counting them saves most of the work.
         values, counts = np.unique(np.where(mask, lead, -lead), return_counts=True)
         toward.append(values.astype(np.float64))
-        weight.append(counts / mask.size)
+        weight.append(np.asarray(counts * (of_frame / mask.size), np.float64))
     lead_to_truth, share = np.concatenate(toward), np.concatenate(weight)
 
     def surprise(log_temperature: float) -> float:
@@ -125,7 +134,7 @@ def fit_temperature(leads: Sequence[FloatArray], masks: Sequence[Mask]) -> float
         return float(share @ np.logaddexp(0.0, -tempered))
 
     found = minimize_scalar(surprise, bounds=np.log(_TEMPERATURES), method="bounded")
-    return float(np.exp(found.x))
+    return math.exp(found.x)
 
 
 @torch.no_grad()

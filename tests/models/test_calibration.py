@@ -88,6 +88,7 @@ def test_each_frame_weighs_the_same_whatever_its_size() -> None:
     masks = [truth[:20], truth]
     # By pixels the bold frame would decide alone, at 3.9.
     assert 1.3 < fit_temperature(small, masks) < 3.4
+    assert fit_temperature(small, masks, [0.0, 1.0]) == pytest.approx(4.0, rel=0.03)
 
 
 def test_no_frames_leave_the_network_as_it_is() -> None:
