@@ -5,6 +5,8 @@
 Real: the EMPS validation part (split by paper), against the microscopist's one-liner, Gaussian
 blur and Otsu's threshold with known polarity. The one-liner is given its best blur twice: tuned
 on the training part, and on the validation part itself (which the model is not).
+Supported catalysts: the ARDA validation part (split by sample family), particles found by centre
+in box, beside the families that training saw.
 Simulated: HAADF and BF frames on the demo's family of supports, which training never drew.
 """
 
@@ -15,21 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from arda import ArdaImage, read_arda, split_families
 from emps import EmpsImage, data_folder, read_emps, split
 from machine import machine, write_json
-from numpy.typing import NDArray
-from scipy import ndimage, stats
-from skimage.filters import threshold_otsu
+from one_liner import BLURS_PX, one_liner_miou
+from scipy import stats
 
 from emcopilot.simulate import Mode, Scene, demo_scene, random_scene, render_micrograph
 from models import checkpoint
+from models.box_truth import BoxScore
 from models.checkpoint import ModelCard, Score
-from models.datasets import read_pixels
+from models.datasets import read_pair, read_pixels
 from models.evaluate import ImageScore, score_image, torch_run
-from models.segmentation_metrics import pixel_score
 from models.tiling import Run, predict
 
-SIGMAS_PX = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DEMO_SIZES_PX = (14.0, 24.0, 40.0, 60.0)
 SIMULATED_SEED = 77
 WILD_SIDE_PX = 768
@@ -62,22 +63,9 @@ class Figure:
         return f"{self.what:<58} {spread}  n={self.n}"
 
 
-def is_dark(pixels: NDArray[np.floating], truth: NDArray[np.bool_]) -> bool:
-    """Tell the one-liner its polarity, from the truth."""
-    return bool(pixels[truth].mean() < pixels[~truth].mean()) if truth.any() else True
-
-
-def otsu_scores(image: EmpsImage) -> list[float]:
+def otsu_scores(image: EmpsImage) -> tuple[float, ...]:
     """Return the one-liner's MIoU at each blur."""
-    pixels = np.asarray(read_pixels(image.pair.image), np.float32)
-    truth = np.asarray(read_pixels(image.pair.mask)) > 0
-    dark = is_dark(pixels, truth)
-    scores: list[float] = []
-    for sigma_px in SIGMAS_PX:
-        blurred = ndimage.gaussian_filter(pixels, sigma_px) if sigma_px else pixels
-        bright = blurred > threshold_otsu(blurred)
-        scores.append(pixel_score(~bright if dark else bright, truth).miou)
-    return scores
+    return one_liner_miou(*read_pair(image.pair))
 
 
 def model_scores(images: Sequence[EmpsImage], run: Run) -> list[ImageScore]:
@@ -102,11 +90,11 @@ def real(run: Run) -> list[Figure]:
     return [
         Figure.of("EMPS validation, model, MIoU", miou),
         Figure.of(
-            f"EMPS validation, Otsu, blur {SIGMAS_PX[best_before]} px tuned on training, MIoU",
+            f"EMPS validation, Otsu, blur {BLURS_PX[best_before]} px tuned on training, MIoU",
             otsu[:, best_before].tolist(),
         ),
         Figure.of(
-            f"EMPS validation, Otsu, blur {SIGMAS_PX[best_here]} px tuned here, MIoU",
+            f"EMPS validation, Otsu, blur {BLURS_PX[best_here]} px tuned here, MIoU",
             otsu[:, best_here].tolist(),
         ),
         Figure.of("EMPS validation core=yes, model, MIoU", [miou[i] for i in core]),
@@ -122,6 +110,28 @@ def real(run: Run) -> list[Figure]:
             "EMPS validation, model, instance F1", [s.instance_f1 for s in model]
         ),
     ]
+
+
+def catalysts(run: Run) -> list[Figure]:
+    """Score HAADF and BF families apart, those held out first."""
+    figures: list[Figure] = []
+    training, validation = split_families(read_arda(data_folder()))
+    for part, images in (("validation", validation), ("training", training)):
+        for kind in ("HAADF", "BF"):
+            chosen = [i for i in images if i.is_bright == (kind == "HAADF")]
+            scores = [box_score(image, run) for image in chosen]
+            what = f"ARDA {part} families, {kind}"
+            figures += [
+                Figure.of(f"{what}, F1 by centre in box", [s.f1 for s in scores]),
+                Figure.of(f"{what}, precision", [s.precision for s in scores]),
+                Figure.of(f"{what}, recall", [s.recall for s in scores]),
+            ]
+    return figures
+
+
+def box_score(image: ArdaImage, run: Run) -> BoxScore:
+    shown = predict(read_pixels(image.path), run)
+    return image.boxes.score(image.path.stem, shown)
 
 
 def wild_scene(mode: Mode, number: int, rng: np.random.Generator) -> Scene:
@@ -178,7 +188,7 @@ def main() -> None:
     network, card = checkpoint.load(options.model)
     run = torch_run(network)
     print(f"{card.model_id} on {machine()}")
-    figures = real(run)
+    figures = real(run) + catalysts(run)
     for wild in (False, True):
         figures += simulated(run, "haadf", options.frames, wild=wild)
         figures += simulated(run, "bf", options.frames, wild=wild)

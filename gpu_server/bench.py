@@ -15,6 +15,8 @@ SCRIPTS = {
     "measure": "measure.py",
     "vendor": "vendor_files.py",
     "quality": "base_model_quality.py",
+    "confidence": "confidence.py",
+    "robustness": "robustness.py",
     "real": "real_data.py",
 }
 """What can be measured, and the script that prints it."""

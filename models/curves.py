@@ -21,7 +21,14 @@ from models.losses import probability_loss
 from models.segmentation_metrics import pixel_score, predict_probability
 
 RECORD_FILE, TABLE_FILE, PLOT_FILE = "progress.jsonl", "curves.csv", "curves.png"
-COLUMNS = ("step", "elapsed_s", "loss", "held_out_loss", "held_out_pa", "held_out_miou")
+COLUMNS: tuple[str, ...] = (
+    "step",
+    "elapsed_s",
+    "loss",
+    "held_out_loss",
+    "held_out_pa",
+    "held_out_miou",
+)
 _TRAINING, _HELD_OUT = "#0072B2", "#D55E00"  # Okabe-Ito: told apart by everyone
 
 

@@ -49,7 +49,8 @@ def build(architecture: Architecture | None = None) -> nn.Module:
         in_channels=1,
         classes=2,
     )
-    head = nn.Sequential(nn.Dropout2d(settings.dropout), network.segmentation_head)
+    segmentation_head = network.get_submodule("segmentation_head")
+    head = nn.Sequential(nn.Dropout2d(settings.dropout), segmentation_head)
     network.add_module("segmentation_head", head)
     return network
 
