@@ -25,7 +25,8 @@ class Run:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.device = _device(settings)
-        self.network = _first_network(settings).to(self.device)
+        network, self.started_from = _first_network(settings)
+        self.network = network.to(self.device)
         # Channels last: half of the paper's layers run faster so, none slower.
         self.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = build(settings.architecture).to(self.device).eval()
@@ -96,6 +97,7 @@ class Run:
             data=recipe.data,
             training={
                 **self.settings.model_dump(mode="json", exclude={"architecture"}),
+                "start": self.started_from,
                 "steps_done": self.step,
                 "minutes_spent": round(self.elapsed_s / 60, 1),
                 "device": str(self.device),
@@ -105,16 +107,17 @@ class Run:
         )
 
 
-def _first_network(settings: TrainSettings) -> nn.Module:
+def _first_network(settings: TrainSettings) -> tuple[nn.Module, str | None]:
+    """Return the network to begin with and the id of the model it is, if it is one."""
     if settings.start is None:
-        return build(settings.architecture)
+        return build(settings.architecture), None
     network, card = checkpoint.load(settings.start)
     if card.architecture != settings.architecture:
         raise ConfigError(
             f"the model to start from, {card.model_id}, is {card.architecture}; expected "
             f"{settings.architecture}; choose another --start or architecture"
         )
-    return network
+    return network, card.model_id
 
 
 def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:

@@ -135,11 +135,12 @@ def test_the_baselines_train_with_the_same_trainer(name: str, tmp_path: Path) ->
 
 def test_a_run_starts_from_the_weights_of_a_model(tmp_path: Path) -> None:
     one = TINY.model_copy(update={"steps": 1, "centre_edges": False})
-    train(one, [Source(disc_frames())], tmp_path / "first")
+    first = train(one, [Source(disc_frames())], tmp_path / "first")
     network, _ = load(tmp_path / "first")
     run = Run(TINY.model_copy(update={"start": str(tmp_path / "first")}))
     for key, value in network.state_dict().items():
         assert torch.equal(run.network.state_dict()[key], value), key
+    assert run.started_from == first.model_id
 
 
 def test_weights_of_another_architecture_are_no_start(tmp_path: Path) -> None:
