@@ -120,7 +120,10 @@ def _particle(
     if not around.any() or not core.any():
         return ellipse
     ground = float(np.median(smooth[around]))
-    half = ground + 0.5 * (float(np.percentile(smooth[core], 75)) - ground)
+    peak = float(np.percentile(smooth[core], 75))
+    if peak <= ground:
+        return ellipse
+    half = (ground + peak) / 2
     cut = (smooth > half) & (radius <= 1.1)
     parts = np.asarray(ndimage.label(cut)[0])
     kept = np.unique(parts[core & cut])

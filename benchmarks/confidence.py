@@ -43,7 +43,7 @@ from models.calibration import (
 )
 from models.checkpoint import ModelCard, Score
 from models.datasets import read_pixels
-from models.judge import torch_run
+from models.npssegnet import torch_run
 from models.scores import true_labels
 from models.tiling import Run, predict, to_uint8
 

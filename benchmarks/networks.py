@@ -28,8 +28,7 @@ from skimage.filters import threshold_otsu
 from models import checkpoint, curves
 from models.augmentation import Source
 from models.datasets import LabelledFrame, load_frames, read_pair, read_pixels
-from models.evaluate import torch_run
-from models.npssegnet import Architecture
+from models.npssegnet import Architecture, torch_run
 from models.scores import ImageScore, MarkedParticles, true_labels, whole_diameters_px
 from models.significance import holm, paired_test
 from models.tiling import predict
@@ -96,7 +95,7 @@ def trained_scores(
 ) -> list[ImageScore]:
     """Train (or go on, or find it done) and score one network with one seed."""
     if not (directory / "done").exists():
-        source = Source(training, invert=0.0)
+        source = Source(training)
         recipe = Recipe(name=f"networks-{settings.architecture.name}-{settings.seed}")
         held_out = load_frames(one.image.pair for one in validation[::4])
         train(settings, [source], directory, recipe=recipe, held_out=held_out)
@@ -204,7 +203,9 @@ def plot_curves(out: Path, seeds: Sequence[int], path: Path) -> None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for axes, key in zip(figure.subplots(1, 3), keys, strict=True):
         for network in list(NAMES)[:3]:
-            runs = [curves.read_record(out / f"{network}-{seed}") for seed in seeds]
+            runs = [
+                curves.read_record(Path(f"{out}-{network}-{seed}")) for seed in seeds
+            ]
             steps = [line["step"] for line in runs[0] if key in line]
             values = np.array(
                 [[line[key] for line in run if key in line] for run in runs]
@@ -238,7 +239,7 @@ def main() -> None:
     scores: dict[str, list[list[ImageScore]]] = {
         network: [
             trained_scores(
-                options.out / f"{network}-{seed}",
+                options.out / f"{options.scale}-{network}-{seed}",
                 settings_for(network, seed, options.scale, options.device),
                 frames,
                 validation,
@@ -249,11 +250,12 @@ def main() -> None:
     }
     scores["otsu"] = [otsu_scores(training, validation)]
     figures = table(scores, validation)
-    plot_groups(scores, validation, options.out / "networks.png")
-    plot_curves(options.out, options.seeds, options.out / "curves.png")
+    plot_groups(scores, validation, options.out / f"{options.scale}.png")
+    runs = options.out / options.scale
+    plot_curves(runs, options.seeds, options.out / f"{options.scale}-curves.png")
     per_image = {k: [[asdict(s) for s in one] for one in v] for k, v in scores.items()}
     write_json(
-        options.out / "networks.json",
+        options.out / f"{options.scale}.json",
         {"machine": machine(), "figures": figures, "per_image": per_image},
     )
 

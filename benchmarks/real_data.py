@@ -4,7 +4,8 @@
 
 The images and vendor files are dropped into the watched folder of a running server and agent.
 EMPS: MIoU on the validation part (split by paper). ARDA: F1 of particles whose centre lies in a
-manual box. Vendor files: what got a result, and what was refused with which reason.
+manual box, on the validation families. Vendor files: what got a result, and what was refused with
+which reason.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import sqlalchemy as sa
+from arda import read_arda, split_families
 from emps import data_folder, read_emps, split
 from machine import machine, spread, write_json
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from gpu_server.accounts import file_account, problem_files, queue_account
 from gpu_server.demo_programs import DemoPrograms
 from gpu_server.particle_rows import read_labels, read_particles
 from gpu_server.queries import StoredFrame, counted_frames, session_list
-from models.box_truth import read_boxes
+from models.box_truth import centres_of
 from models.datasets import read_pixels
 from models.segmentation_metrics import pixel_score
 
@@ -85,7 +86,12 @@ def report(data: Path, programs: DemoPrograms, dropped: int) -> dict[str, object
         emps = [f for f in frames if "/emps/" in f.source_key]
         arda = [f for f in frames if "/arda/" in f.source_key]
         labels = {_name(f): decode_labels(read_labels(connection, f)) for f in emps}
-        scores = {_name(f): _box_f1(connection, data, f) for f in arda}
+        held_out = {i.path.name: i for i in split_families(read_arda(data))[1]}
+        scores = {
+            name: held_out[name].boxes.f1(centres_of(read_particles(connection, frame)))
+            for frame in arda
+            if (name := _name(frame)) in held_out
+        }
     mious = emps_mious(data, labels)
     print(
         f"{machine()}\n{dropped} files dropped, {files.stored} stored; frames {states}"
@@ -101,12 +107,15 @@ def report(data: Path, programs: DemoPrograms, dropped: int) -> dict[str, object
     )
     for kind in ("HAADF", "BF"):
         values = [
-            f1 for name, f1 in scores.items() if _is_haadf(name) == (kind == "HAADF")
+            f1
+            for name, f1 in scores.items()
+            if held_out[name].is_bright == (kind == "HAADF")
         ]
         if values:
             median = statistics.median(values)
             print(
-                f"ARDA {kind}: F1 by centre in box, median {median:.3f}, n={len(values)}"
+                f"ARDA validation families, {kind}: F1 by centre in box, "
+                f"median {median:.3f}, n={len(values)}"
             )
     return {
         "dropped": dropped,
@@ -127,20 +136,6 @@ def emps_mious(data: Path, labels: dict[str, NDArray[np.int32]]) -> list[float]:
         for image in validation
         if image.pair.image.name in labels
     ]
-
-
-def _box_f1(connection: sa.Connection, data: Path, frame: StoredFrame) -> float:
-    boxes = read_boxes(data / "arda_stem" / "boxes" / f"{Path(_name(frame)).stem}.csv")
-    return boxes.f1(_centres(connection, frame))
-
-
-def _centres(connection: sa.Connection, frame: StoredFrame) -> NDArray[np.float64]:
-    table = read_particles(connection, frame)
-    return np.column_stack([table.centroid_x_px, table.centroid_y_px])
-
-
-def _is_haadf(name: str) -> bool:
-    return name.startswith(("Cu", "Pd", "PtC3"))
 
 
 def _name(frame: StoredFrame) -> str:

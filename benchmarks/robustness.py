@@ -25,7 +25,7 @@ from scipy import ndimage, stats
 from emcopilot.labels import label_particles
 from emcopilot.optics import Mode
 from models import checkpoint
-from models.judge import torch_run
+from models.npssegnet import torch_run
 from models.scores import whole_diameters_px
 from models.segmentation_metrics import (
     diameter_error_percent,
@@ -84,7 +84,7 @@ class Row:
             sum(score.particles for score in scores),
             float(np.mean([score.miou for score in scores])),
             float(np.std([score.miou for score in scores])),
-            float(np.mean([score.miou_large for score in scores])),
+            float(np.nanmean([score.miou_large for score in scores])),
             float(np.mean([score.f1 for score in scores])),
             diameter_error_percent(
                 np.concatenate([score.diameters_px for score in scores]),

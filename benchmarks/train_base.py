@@ -107,12 +107,13 @@ def main() -> None:
     ]
     recipe = Recipe(
         name="npssegnet-base-2",
-        licence="MIT; training images are cropped journal figures (EMPS, MIT) and simulations",
+        licence="MIT; training images are cropped journal figures (EMPS, MIT), micrographs of "
+        "catalysts (ARDA, MIT) and simulations",
         data=data_record(data_folder(), training, validation, len(simulated)),
     )
     given = ("minutes", "start", "seed", "learning_rate", "device", "batch", "tile_px")
-    settings = SETTINGS.model_copy(
-        update={name: getattr(options, name) for name in given}
+    settings = TrainSettings(
+        **SETTINGS.model_dump() | {name: getattr(options, name) for name in given}
     )
     card = train(settings, sources, options.out, recipe=recipe, held_out=held_out)
     print(card.model_id)

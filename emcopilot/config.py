@@ -24,6 +24,8 @@ def load_settings(
     kind: type[SettingsT],
     path: Path | None = None,
     overrides: Mapping[str, object] | None = None,
+    *,
+    base: Mapping[str, object] | None = None,
 ) -> SettingsT:
     """Read one TOML file, lay command-line overrides over it, and check the whole.
 
@@ -36,6 +38,8 @@ def load_settings(
     overrides : mapping, optional
         Values given on the command line, by field name; None values are skipped.
         A nested mapping is laid over the table of the same name.
+    base : mapping, optional
+        Values that the file is laid over, in place of the class's defaults.
 
     Raises
     ------
@@ -43,8 +47,9 @@ def load_settings(
         If the file is missing or not TOML, or a key is unknown, missing or out of
         range; the message names the key and, for a misspelt one, the nearest known.
     """
-    merged: dict[str, object] = _read_toml(path) if path else {}
-    _overlay(merged, overrides or {})
+    merged: dict[str, object] = {}
+    for layer in (base or {}, read_toml(path) if path else {}, overrides or {}):
+        _overlay(merged, layer)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
@@ -62,7 +67,14 @@ def _overlay(target: dict[str, object], extra: Mapping[str, object]) -> None:
             target[key] = value
 
 
-def _read_toml(path: Path) -> dict[str, object]:
+def read_toml(path: Path) -> dict[str, object]:
+    """Read a TOML file as it is.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or not TOML.
+    """
     try:
         with path.open("rb") as file:
             return tomllib.load(file)

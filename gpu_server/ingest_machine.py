@@ -278,7 +278,9 @@ class IngestMachine:
         for gone in items:
             key = peer.key((gone.seq, gone.rev))
             peer.wanted.pop(key, None)
-            peer.offered.pop(key, None)
+            if key not in self._ready and key not in self._committing:
+                # Bytes that came whole before are stored all the same, and STORED says so.
+                peer.offered.pop(key, None)
             if self._parts.pop(key, None):
                 actions.append(Drop(key))
         return [*actions, RecordGone(peer_id, peer.agent_id, peer.hello.journal, items)]

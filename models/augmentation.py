@@ -112,11 +112,12 @@ def draw_tile_as_paper(
     angle_deg = rng.uniform(-45.0, 45.0) if is_moved else 0.0
     tile, mask = _cut_turned(frame, tile_px, scale, angle_deg, rng)
     if rng.random() < 0.5:
-        axis = int(rng.integers(2))
-        tile, mask = np.flip(tile, axis), np.flip(mask, axis)
+        axes = ((0,), (1,), (0, 1))[int(rng.integers(3))]
+        tile, mask = np.flip(tile, axes), np.flip(mask, axes)
     if rng.random() < 0.5:
-        # The spread of whole frames is 1; the paper's library adds 0.04 to 0.2 of the range.
-        tile = tile + _float32(rng.normal(0.0, rng.uniform(0.2, 0.45), tile.shape))
+        # A variance of 10 to 50 in 8-bit counts, where a frame's range is 6.18 instead of 255.
+        spread = np.sqrt(rng.uniform(10.0, 50.0)) * 6.18 / 255.0
+        tile = tile + _float32(rng.normal(0.0, spread, tile.shape))
     return np.clip(tile, -10.0, 10.0), mask
 
 

@@ -70,7 +70,7 @@ class Boxes:
         """Score a probability map, uint8 (H, W)."""
         labels = label_particles(probability)
         table = measure_particles(labels, labels)
-        centres = _centres(table)
+        centres = centres_of(table)
         hits, found, boxed = self.hits(centres), len(table), len(self.corners)
         sizes = table.equivalent_diameter_px[~table.touches_border]
         box_sizes = self.diameters_px[~self._cut_by(labels.shape)]
@@ -220,7 +220,7 @@ def _number(text: str | None, column: str, where: str) -> float:
     return value
 
 
-def _centres(table: ParticleTable) -> FloatArray:
+def centres_of(table: ParticleTable) -> FloatArray:
     """Return (P, 2), (x, y): boxes count from a pixel's corner, centroids from its centre."""
     return np.column_stack([table.centroid_x_px, table.centroid_y_px]) + 0.5
 

@@ -210,7 +210,11 @@ def save_state(directory: Path, state: dict[str, object]) -> None:
 def load_state(directory: Path) -> dict[str, object] | None:
     """Return the state of an interrupted run, or None if there is none."""
     path = directory / STATE_FILE
-    return torch.load(path, weights_only=True) if path.is_file() else None
+    return (
+        torch.load(path, map_location="cpu", weights_only=True)
+        if path.is_file()
+        else None
+    )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-
 from emcopilot.errors import ConfigError
 from models import checkpoint
 from models.box_truth import BOXES_RUN_WIDE, find_boxed
 from models.datasets import find_pairs
 from models.evaluation import Comparison, Evaluation, compare
-from models.judge import Case, draw_overlays, evaluate, torch_run
+from models.judge import Case, draw_overlays, evaluate
+from models.npssegnet import torch_run
 from models.scores import (
     METRICS,
     ImageScore,
@@ -27,6 +26,7 @@ from models.scores import (
     true_labels,
     whole_diameters_px,
 )
+from models.training import named_device
 
 __all__ = [
     "METRICS",
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         if options.boxes
         else find_pairs(options.images, options.masks)
     )
-    device = device_named(options.device)
+    device = named_device(options.device)
     models = [checkpoint.load(m) for m in (options.model, *options.against)]
     _prepare(options.json, options.overlays)
     results = [
@@ -107,22 +107,6 @@ def _parser() -> argparse.ArgumentParser:
         help="draw the best, median and worst image here, with truth and answer outlined",
     )
     return parser
-
-
-def device_named(name: str) -> torch.device:
-    """Return the device asked for; "auto" is the GPU where there is one.
-
-    Raises
-    ------
-    ConfigError
-        If "cuda" is asked for and PyTorch sees none.
-    """
-    has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
-        raise ConfigError(
-            "--device cuda: PyTorch sees no NVIDIA GPU on this machine; use --device cpu"
-        )
-    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
 def _prepare(figures: Path | None, overlays: Path | None) -> None:

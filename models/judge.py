@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from emcopilot.errors import DecodeError
 from emcopilot.labels import label_particles
 from models.box_truth import BoxedImage, Boxes
 from models.datasets import Pair, read_marked, read_pixels
 from models.evaluation import Evaluation, Score
-from models.npssegnet import particle_probability
 from models.overlays import save_overlay
 from models.scores import ImageScore, MarkedParticles, label_edges, true_labels
 from models.tiling import Run, predict
@@ -65,19 +63,6 @@ def read_case(case: Case) -> tuple[NDArray[np.generic], MarkedParticles | Boxes]
         return pixels, case.boxes_within(pixels.shape)
     pixels, marks = read_marked(case)
     return pixels, MarkedParticles(true_labels(marks))
-
-
-def torch_run(network: nn.Module) -> Run:
-    """Wrap a network as the function that tiling calls."""
-    device = next(network.parameters()).device
-
-    def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        frames = torch.from_numpy(tiles).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-            logits = network(frames)
-        return particle_probability(logits).cpu().numpy()
-
-    return run
 
 
 def draw_overlays(

@@ -6,10 +6,13 @@ from converted engines. Squeeze-and-excitation in the decoder (scSE) was the alt
 on 2 cores it makes a training step 1.6 times as long, and fused engines cannot fold it.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
@@ -63,3 +66,18 @@ def last_convolution(network: nn.Module) -> nn.Conv2d:
 def particle_probability(logits: torch.Tensor) -> torch.Tensor:
     """Turn logits (B, 2, H, W) into the particle probability (B, H, W), 0..1."""
     return logits.float().softmax(dim=1)[:, 1]
+
+
+def torch_run(
+    network: nn.Module,
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """Wrap a network as the function that tiling calls: tiles in, probability out."""
+    device = next(network.parameters()).device
+
+    def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        frames = torch.from_numpy(tiles).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            logits = network(frames)
+        return particle_probability(logits).cpu().numpy()
+
+    return run

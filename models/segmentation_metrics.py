@@ -4,17 +4,15 @@ Every score takes one image; means over images and their spread are the caller's
 of pooled pixels lets one crowded image decide for all.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 from torch import nn
 
-from models.datasets import LabelledFrame
-from models.npssegnet import SIDE_MULTIPLE, particle_probability
+from models.npssegnet import torch_run
+from models.tiling import Tiling, predict_normalised
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.int32]
@@ -164,24 +162,8 @@ def diameter_error_percent(diameters: FloatArray, true_diameters: FloatArray) ->
 def predict_probability(
     network: nn.Module, pixels: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """Run a network on one normalised frame (H, W) at native size, mirrored out to fit."""
-    height, width = pixels.shape
-    pad = [(0, -side % SIDE_MULTIPLE) for side in (height, width)]
-    padded = np.pad(pixels.astype(np.float32), pad, mode="symmetric")
-    device = next(network.parameters()).device
-    frame = torch.from_numpy(padded)[None, None].to(device)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-        logits = network(frame)  # (1, 2, H, W)
-    return particle_probability(logits)[0, :height, :width].cpu().numpy()
-
-
-def mean_iou(network: nn.Module, frames: Sequence[LabelledFrame]) -> float:
-    """Return the mean over frames of the MIoU at native size."""
-    scores = [
-        pixel_score(predict_probability(network, frame.pixels) >= 0.5, frame.mask).miou
-        for frame in frames
-    ]
-    return float(np.mean(scores))
+    """Run a network on one normalised frame (H, W) of any size; returns (H, W), 0..1."""
+    return predict_normalised(pixels.astype(np.float32), torch_run(network), Tiling())
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -57,11 +57,17 @@ def predict(
     uint8 array, shape (H, W)
         Probability scaled to 0..255; 128 and above is particle.
     """
-    tiling = tiling or Tiling()
-    frame = _with_margin(normalise(pixels))
+    return to_uint8(predict_normalised(normalise(pixels), run, tiling or Tiling()))
+
+
+def predict_normalised(
+    pixels: NDArray[np.float32], run: Run, tiling: Tiling
+) -> NDArray[np.float32]:
+    """Return the probability 0..1 of a frame that is normalised already, both (H, W)."""
+    frame = _with_margin(pixels)
     is_small = max(pixels.shape) <= tiling.one_pass_px
     probability = _one_pass(frame, run) if is_small else _tiled(frame, run, tiling)
-    return to_uint8(_without_margin(probability))
+    return _without_margin(probability)
 
 
 def predict_together(

@@ -3,7 +3,7 @@
 The learning rate follows progress, the part of the budget that is spent, so that a run given
 `minutes` ends as well annealed as one given `steps`, however fast the machine is. What is saved as
 the model is the moving average of the weights. A killed run goes on from its last state; with a
-budget in steps or epochs it then ends with the very weights of an uninterrupted one.
+budget in steps or epochs it then ends, on a CPU, with the very weights of an uninterrupted one.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from emcopilot.errors import ConfigError, ModelError
 from models import curves
 from models.augmentation import Source, draw_batch
-from models.checkpoint import ModelCard
+from models.checkpoint import STATE_FILE, ModelCard
 from models.datasets import (
     LabelledFrame,
     data_hash,
@@ -39,8 +39,9 @@ LONGEST_STEP_S = 120.0
 """No step takes longer; what does was not spent on training."""
 EDGE_FRAMES = 24
 """Of each source: some seconds of inference on a CPU, and a median that is known to 2 %."""
-STATE_IN_MODELS = 10
-"""Disk that a run needs, in fp16 models: state (8, half of it while it is replaced), model (2)."""
+STATE_IN_MODELS = 18
+"""Disk that a run needs, in fp16 models: state 8 (network, average, two moments), model 1, and
+each once more while it is replaced."""
 
 
 def train(
@@ -78,16 +79,17 @@ def train(
     settings = settings.for_frames(sum(len(source.frames) for source in sources))
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    run = Run(settings)
+    run = Run(settings, recipe.data)
     _require_space(directory, run)
     run.resume(directory)
     _take_steps(run, sources, directory, recipe, held_out)
-    run.save_state(directory)
+    _save_on_the_way(run, directory, recipe)
     offset = None
     if settings.centre_edges:
         offset = edge_offset(run.average, edge_frames(sources))
-        shift_decision(run.average, offset)
     card = run.save_model(directory, recipe, edge_offset=offset)
+    if offset is not None:
+        shift_decision(run.average, offset)  # judged is the model that was saved
     _judge(directory, run, held_out)
     return card
 
@@ -162,7 +164,7 @@ def edge_frames(sources: Sequence[Source]) -> list[LabelledFrame]:
         frame
         for source in sources
         if source.has_true_edges
-        for frame in source.frames[:: max(1, len(source.frames) // EDGE_FRAMES)]
+        for frame in source.frames[:: max(1, -(-len(source.frames) // EDGE_FRAMES))]
     ]
 
 
@@ -170,7 +172,10 @@ def _require_space(directory: Path, run: Run) -> None:
     """Refuse a run whose state the disk cannot hold before hours are spent."""
     directory.mkdir(parents=True, exist_ok=True)
     model = 2 * sum(p.numel() for p in run.network.parameters())
-    needed, free = STATE_IN_MODELS * model, shutil.disk_usage(directory).free
+    old = directory / STATE_FILE
+    there = old.stat().st_size if old.exists() else 0
+    needed = STATE_IN_MODELS * model - there
+    free = shutil.disk_usage(directory).free
     if free < needed:
         raise ConfigError(
             f"{directory} has {free / 1e6:.0f} MB free; a run of this network needs "

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from emcopilot.config import Settings, load_settings
+from emcopilot.config import Settings, load_settings, read_toml
 from models.augmentation import Look
 from models.npssegnet import Architecture
 
@@ -96,23 +96,30 @@ PRESETS = {
 """`paper`: AdamW at 3e-4, a tenth less every 5 epochs, 150 epochs, batches of 4 at 512 x 512."""
 
 
+BUDGETS = frozenset({"minutes", "epochs", "steps"})
+
+
 def chosen_settings(
     preset: str, path: Path | None, overrides: dict[str, object]
 ) -> TrainSettings:
     """Lay a TOML file over a preset and the command line over both.
+
+    A layer that names a budget replaces the budgets of the layers below it, whatever their kind.
 
     Raises
     ------
     ConfigError
         If a key is unknown or a value out of range.
     """
-    given = load_settings(TrainSettings, path)
-    of_preset = PRESETS[preset].model_dump(exclude_unset=True)
-    of_file = given.model_dump(include=given.model_fields_set)
+    base = PRESETS[preset].model_dump(exclude_unset=True)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    named = BUDGETS & ((read_toml(path).keys() if path else set()) | given.keys())
+    if named:
+        base = {key: value for key, value in base.items() if key not in BUDGETS}
+    settings = load_settings(TrainSettings, path, given, base=base)
+    if not BUDGETS & given.keys():
+        return settings
+    stale = BUDGETS - given.keys()
     return load_settings(
-        TrainSettings, overrides={**of_preset, **of_file} | _without_none(overrides)
+        TrainSettings, overrides=settings.model_dump(exclude=set(stale))
     )
-
-
-def _without_none(values: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in values.items() if value is not None}

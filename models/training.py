@@ -1,6 +1,7 @@
 """One training run: its network and average, one step of learning, and its state on disk."""
 
 import copy
+import json
 import logging
 import math
 from pathlib import Path
@@ -21,10 +22,14 @@ log = logging.getLogger(__name__)
 class Run:
     """A run in progress: the network, its average, its optimiser and how far it has come."""
 
-    def __init__(self, settings: TrainSettings) -> None:
+    def __init__(
+        self, settings: TrainSettings, data: dict[str, object] | None = None
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
-        self.device = _device(settings)
+        self.data = json.dumps(data or {}, sort_keys=True, default=str)
+        """What the card says of the data: a run goes on with the same only."""
+        self.device = named_device(settings.device)
         network, self.started_from = _first_network(settings)
         self.network = network.to(self.device)
         # Channels last: half of the paper's layers run faster so, none slower.
@@ -59,6 +64,11 @@ class Run:
                 f"{directory} holds a run with other settings; got {ours}, expected "
                 f"{theirs.lasting()}; choose another --out or give the same settings"
             )
+        if state["data"] != self.data:
+            raise ModelError(
+                f"{directory} holds a run on other data; got {self.data[:200]}, expected "
+                f"{str(state['data'])[:200]}; choose another --out or give the same data"
+            )
         self.network.load_state_dict(state["network"])  # pyright: ignore[reportArgumentType]
         self.average.load_state_dict(state["average"])  # pyright: ignore[reportArgumentType]
         self.optimizer.load_state_dict(state["optimizer"])  # pyright: ignore[reportArgumentType]
@@ -73,6 +83,7 @@ class Run:
             directory,
             {
                 "settings": self.settings.model_dump_json(),
+                "data": self.data,
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -132,7 +143,9 @@ def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
         try:
             loss = _add_gradients(run, tiles, masks)
             break
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             run.optimizer.zero_grad(set_to_none=True)
             _cut_batches_smaller(run, len(tiles), error)
     norm = nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
@@ -150,8 +163,8 @@ def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
 def _add_gradients(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     """Send a batch through, forward and back, in `run.parts`; returns its mean loss."""
     total = 0.0
-    pieces = zip(tiles.chunk(run.parts), masks.chunk(run.parts), strict=True)
-    for piece, piece_masks in pieces:
+    pieces = tiles.tensor_split(run.parts), masks.tensor_split(run.parts)
+    for piece, piece_masks in zip(*pieces, strict=True):
         with torch.autocast(run.device.type, torch.bfloat16, enabled=_is_mixed(run)):
             logits = run.network(piece)  # (B / parts, 2, H, W)
         weight = len(piece) / len(tiles)
@@ -159,6 +172,12 @@ def _add_gradients(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
         loss.backward()
         total += loss.item()
     return total
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Say whether a GPU's or the CPU's memory was too small."""
+    # On the CPU torch raises a plain RuntimeError that names its allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "CPUAllocator" in str(error)
 
 
 def _cut_batches_smaller(run: Run, batch: int, error: Exception) -> None:
@@ -210,15 +229,21 @@ def _is_mixed(run: Run) -> bool:
     if run.settings.precision != "auto":
         return run.settings.precision == "bfloat16"
     # Without its instructions a CPU emulates bfloat16, slower than float32.
-    return run.device.type == "cuda" or torch.backends.mkldnn.is_available()
+    return run.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
 
 
-def _device(settings: TrainSettings) -> torch.device:
+def named_device(name: str) -> torch.device:
+    """Return the device asked for; "auto" is the GPU where there is one.
+
+    Raises
+    ------
+    ConfigError
+        If "cuda" is asked for and PyTorch sees none.
+    """
     has_gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not has_gpu:
+    if name == "cuda" and not has_gpu:
         raise ConfigError(
-            "device cuda was asked for but torch finds no GPU; use --device cpu"
+            "device cuda was asked for but PyTorch sees no NVIDIA GPU on this machine; use "
+            "--device cpu"
         )
-    if settings.device == "auto":
-        return torch.device("cuda" if has_gpu else "cpu")
-    return torch.device(settings.device)
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")

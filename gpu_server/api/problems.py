@@ -15,6 +15,7 @@ from emcopilot.errors import (
     ModelError,
     RefusedError,
     StoreError,
+    UnstorableError,
     WireError,
 )
 from emcopilot.messages import Problem
@@ -35,6 +36,7 @@ _ERRORS: tuple[tuple[type[EMcopilotError], int, str, str], ...] = (
     (DecodeError, 422, "Unreadable image", "check that the file opens elsewhere"),
     (CalibrationError, 422, "Impossible pixel size", "give nm a pixel, positive"),
     (WireError, 400, "Unreadable request", "check the versions of client and server"),
+    (UnstorableError, 500, "A value that cannot be stored", "report it with the file"),
     (StoreError, 503, "The store is not available", "see the server's disk and log"),
     (
         ModelError,

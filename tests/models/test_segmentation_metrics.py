@@ -5,13 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from models.datasets import LabelledFrame
 from models.npssegnet import build
 from models.segmentation_metrics import (
     boundary_f1,
     diameter_error_percent,
     instance_score,
-    mean_iou,
     pixel_score,
     predict_probability,
     size_distance_px,
@@ -128,6 +126,3 @@ def test_a_network_answers_at_the_frames_own_odd_size() -> None:
     probability = predict_probability(network, pixels)
     assert probability.shape == (45, 70)
     assert 0 <= probability.min() <= probability.max() <= 1
-    frame = LabelledFrame("a", pixels.astype(np.float16), probability >= 0.5)
-    # The frame is its own truth but for float16 rounding of the input at the 0.5 contour.
-    assert mean_iou(network, [frame]) > 0.9

@@ -13,11 +13,16 @@ from PIL import Image
 
 from emcopilot.errors import ConfigError, ModelError
 from models.augmentation import Source
-from models.checkpoint import load
+from models.checkpoint import load, load_state
 from models.datasets import LabelledFrame, label
-from models.npssegnet import Architecture
+from models.npssegnet import Architecture, last_convolution
 from models.train_segmenter import main, train
-from models.train_settings import PRESETS, TrainSettings, chosen_settings
+from models.train_settings import (
+    PRESETS,
+    Recipe,
+    TrainSettings,
+    chosen_settings,
+)
 from models.training import Run, blend, learn, set_learning_rate
 
 TINY = TrainSettings(
@@ -122,6 +127,22 @@ def test_file_and_command_line_are_laid_over_a_preset(tmp_path: Path) -> None:
     assert settings.schedule == "steps"
 
 
+def test_the_budget_of_the_upper_layer_counts(tmp_path: Path) -> None:
+    file = tmp_path / "train.toml"
+    file.write_text("minutes = 5\n")
+    assert chosen_settings("standard", file, {"epochs": 2}).minutes is None
+    assert chosen_settings("standard", file, {}).minutes == 5
+    with pytest.raises(ConfigError, match="give epochs"):
+        chosen_settings("paper", None, {"steps": 10})
+
+
+def test_the_network_named_keeps_the_files_dropout(tmp_path: Path) -> None:
+    file = tmp_path / "train.toml"
+    file.write_text("[architecture]\ndropout = 0.3\n")
+    settings = chosen_settings("standard", file, {"architecture": {"name": "unet"}})
+    assert settings.architecture == Architecture(name="unet", dropout=0.3)
+
+
 @pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
 def test_the_baselines_train_with_the_same_trainer(name: str, tmp_path: Path) -> None:
     update = {"architecture": Architecture(name=name), "steps": 1}
@@ -143,6 +164,28 @@ def test_a_run_starts_from_the_weights_of_a_model(tmp_path: Path) -> None:
     assert run.started_from == first.model_id
 
 
+def test_edges_are_centred_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.train_segmenter.edge_offset", lambda *_: 1.0)
+    frames = disc_frames()
+    card = train(TINY, [Source(frames)], tmp_path, held_out=frames[:1])
+    state = load_state(tmp_path)
+    network, _ = load(tmp_path)
+    before = list(state["average"].values())[-1]  # the last convolution's bias
+    shift = last_convolution(network).bias - before
+    assert shift.tolist() == pytest.approx([0.5, -0.5], abs=1e-6)
+    assert card.training["edge_offset"] == 1.0
+
+
+def test_a_run_on_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    one = TINY.model_copy(update={"steps": 1})
+    frames = [Source(disc_frames())]
+    train(one, frames, tmp_path, recipe=Recipe(data={"sha256": "a"}))
+    with pytest.raises(ModelError, match="other data"):
+        train(TINY, frames, tmp_path, recipe=Recipe(data={"sha256": "b"}))
+
+
 def test_weights_of_another_architecture_are_no_start(tmp_path: Path) -> None:
     update = {"architecture": Architecture(name="unet"), "steps": 1}
     train(TINY.model_copy(update=update), [Source(disc_frames())], tmp_path)
@@ -150,14 +193,23 @@ def test_weights_of_another_architecture_are_no_start(tmp_path: Path) -> None:
         Run(TINY.model_copy(update={"start": str(tmp_path)}))
 
 
-def test_a_batch_that_memory_does_not_hold_goes_through_in_parts() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_batch_that_memory_does_not_hold_goes_through_in_parts(
+    error: RuntimeError,
+) -> None:
     run = Run(TINY.model_copy(update={"batch": 4}))
     forward, seen = run.network.forward, []
 
     def small_memory(tiles: torch.Tensor) -> torch.Tensor:
         seen.append(len(tiles))
         if len(tiles) > 2:
-            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+            raise error
         return forward(tiles)
 
     run.network.forward = small_memory
