@@ -12,8 +12,9 @@ from emcopilot.errors import ConfigError, ModelError
 from emcopilot.frame_files import mrc_bytes
 from models.box_truth import BOX_METRICS
 from models.checkpoint import save
-from models.evaluate import METRICS, device_named, main
+from models.evaluate import METRICS, main
 from models.npssegnet import Architecture, build
+from models.training import named_device
 
 CONTRACT = {
     "loss",
@@ -167,6 +168,6 @@ def test_what_cannot_work_is_refused_before_the_first_image(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_an_error() -> None:
-    assert device_named("auto") == device_named("cpu") == torch.device("cpu")
+    assert named_device("auto") == named_device("cpu") == torch.device("cpu")
     with pytest.raises(ConfigError, match="use --device cpu"):
-        device_named("cuda")
+        named_device("cuda")
