@@ -28,7 +28,8 @@ from models import checkpoint
 from models.box_truth import BoxScore
 from models.checkpoint import ModelCard, Score
 from models.datasets import read_pair, read_pixels
-from models.evaluate import ImageScore, score_image, torch_run
+from models.npssegnet import torch_run
+from models.scores import ImageScore, score_image
 from models.tiling import Run, predict
 
 DEMO_SIZES_PX = (14.0, 24.0, 40.0, 60.0)

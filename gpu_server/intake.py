@@ -64,6 +64,11 @@ def is_repeat(file: ReceivedFile, kin: Iterable[sa.Row]) -> bool:
 
     A journal that was restored from a backup, or that a cloned computer carries on as well,
     numbers new files like old ones. Taken for repeats, they would be lost.
+
+    Raises
+    ------
+    NumberTakenError
+        If other bytes came under this number.
     """
     delivery = (file.journal, file.seq, file.rev)
     before = next((k for k in kin if (k.journal, k.seq, k.rev) == delivery), None)

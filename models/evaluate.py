@@ -19,26 +19,7 @@ from models.datasets import find_pairs
 from models.evaluation import Comparison, Evaluation, compare
 from models.judge import Case, draw_overlays, evaluate
 from models.npssegnet import torch_run
-from models.scores import (
-    METRICS,
-    ImageScore,
-    score_image,
-    true_labels,
-    whole_diameters_px,
-)
 from models.training import named_device
-
-__all__ = [
-    "METRICS",
-    "Evaluation",
-    "ImageScore",
-    "evaluate",
-    "main",
-    "score_image",
-    "torch_run",
-    "true_labels",
-    "whole_diameters_px",
-]
 
 LINES_OF_PROGRESS = 10
 """How often a log that no person watches hears of it."""

@@ -12,8 +12,9 @@ from emcopilot.errors import ConfigError, ModelError
 from emcopilot.frame_files import mrc_bytes
 from models.box_truth import BOX_METRICS
 from models.checkpoint import save
-from models.evaluate import METRICS, main
+from models.evaluate import main
 from models.npssegnet import Architecture, build
+from models.scores import METRICS
 from models.training import named_device
 
 CONTRACT = {
