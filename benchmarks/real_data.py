@@ -102,9 +102,9 @@ def report(data: Path, programs: DemoPrograms, dropped: int) -> dict[str, object
     )
     for problem in problems:
         print(f"  refused: {problem.name}: {problem.reason}")
-    print(
-        f"EMPS validation (by paper): median MIoU {statistics.median(mious):.3f}, n={len(mious)}"
-    )
+    if mious:
+        median = statistics.median(mious)
+        print(f"EMPS validation (by paper): median MIoU {median:.3f}, n={len(mious)}")
     for kind in ("HAADF", "BF"):
         values = [
             f1
@@ -121,7 +121,7 @@ def report(data: Path, programs: DemoPrograms, dropped: int) -> dict[str, object
         "dropped": dropped,
         "stored": files.stored,
         "states": states,
-        "emps_miou": spread(mious),
+        "emps_miou": spread(mious) if mious else None,
         "arda_f1": scores,
         "refused": {problem.name: problem.reason for problem in problems},
     }
