@@ -211,7 +211,7 @@ def _visible(optics: Optics, mode: Mode, diameter_px: float) -> Optics:
         background = 0.2 + 0.8 * share
         electrons = background * optics.dose
         noise = math.sqrt(electrons + optics.read_noise**2) / optics.dose
-        clouds = 0.6 * share
+        clouds = 0.4 * share
     else:
         electrons = optics.dose * math.exp(-share)
         noise = math.sqrt(electrons + optics.read_noise**2) / electrons

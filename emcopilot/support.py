@@ -99,6 +99,71 @@ def _agglomerate(shape: Shape, rng: np.random.Generator) -> Thickness:
     return _enlarge(thickness * 1.8 / thickest, shape) * rough.astype(np.float32)
 
 
+def _powder(shape: Shape, rng: np.random.Generator) -> Thickness:
+    """Draw a powder of hundreds of grains in clumps, as fumed silica or needles of alumina.
+
+    Single grains may look like particles: what tells them apart is that they are many, alike,
+    and fade into each other.
+    """
+    small = _half(shape)
+    thickness = np.zeros(small, np.float32)
+    # Where the powder lies: everywhere, or in clumps with vacuum between them.
+    clumps = power_law_noise(small, 3.0, rng, 1.0) > rng.uniform(-1.8, 0.3)
+    places = np.argwhere(clumps)
+    if not len(places):
+        return _plain_film(shape, rng)
+    grain_px = (
+        min(small) * 0.015 * 10 ** rng.random()
+    )  # a radius: 1.5 to 15 % of a side
+    longest, spread = rng.choice([1.3, 4.0], p=[0.7, 0.3]), rng.uniform(0.1, 0.5)
+    layers = rng.uniform(0.8, 5.0)
+    count = int(np.clip(layers * len(places) / (np.pi * grain_px**2), 8, 1500))
+    flatness = rng.uniform(0.3, 1.0)
+    for y, x in places[rng.integers(len(places), size=count)]:
+        radius = grain_px * np.exp(rng.normal(0, spread))
+        radii = radius, radius * rng.uniform(1, longest)
+        _add_grain(thickness, (y, x), radii, flatness, rng)
+    thickness = ndimage.gaussian_filter(thickness, 0.1 * grain_px)
+    rough = 1 + rng.uniform(0.01, 0.08) * power_law_noise(shape, 2.0, rng, 10)
+    usual = max(float(np.percentile(thickness, 90)), 0.05)
+    even = np.minimum(thickness / usual, 2.4) * 1.2
+    return _enlarge(even, shape) * rough.astype(np.float32)
+
+
+def _add_grain(
+    thickness: Thickness,
+    centre: tuple[int, int],
+    radii_px: tuple[float, float],
+    flatness: float,
+    rng: np.random.Generator,
+) -> None:
+    """Add one ellipsoid in place, turned at random."""
+    reach = int(max(radii_px)) + 1
+    top, left = max(centre[0] - reach, 0), max(centre[1] - reach, 0)
+    part = thickness[top : centre[0] + reach + 1, left : centre[1] + reach + 1]
+    y = np.arange(top - centre[0], top - centre[0] + part.shape[0])[:, None]
+    x = np.arange(left - centre[1], left - centre[1] + part.shape[1])[None, :]
+    angle = rng.uniform(0, np.pi)
+    across = (y * np.cos(angle) - x * np.sin(angle)) / radii_px[0]
+    along = (y * np.sin(angle) + x * np.cos(angle)) / radii_px[1]
+    inside = np.maximum(1 - along**2 - across**2, 0)
+    part += (inside ** (flatness / 2)).astype(np.float32)
+
+
+def _lattice(shape: Shape, rng: np.random.Generator) -> Thickness:
+    """Draw a crystal seen at atomic resolution: bent fringes that come and go."""
+    base = _holey_film if rng.random() < 0.5 else _powder
+    y, x = (side * n / 2 for side, n in zip(_unit_grid(shape), shape, strict=True))
+    angle, period_px = rng.uniform(0, 2 * np.pi), rng.uniform(3.0, 12.0)
+    bend = rng.uniform(0, 6) * power_law_noise(shape, 3.5, rng, rng.uniform(1, 8))
+    fringes = np.cos(
+        (y * np.sin(angle) + x * np.cos(angle)) * 2 * np.pi / period_px + bend
+    )
+    strength = np.clip(power_law_noise(shape, 3.0, rng, 3) + rng.uniform(-0.5, 1), 0, 1)
+    fringed = base(shape, rng) * (1 + rng.uniform(0.1, 0.6) * strength * fringes)
+    return np.maximum(fringed, 0).astype(np.float32)
+
+
 def _flakes(shape: Shape, rng: np.random.Generator) -> Thickness:
     """Draw, for demo: stacked lamellae, each an even sheet with straight sides."""
     y, x = _unit_grid(shape)
@@ -132,7 +197,16 @@ def _ridges(shape: Shape, rng: np.random.Generator) -> Thickness:
 
 
 FAMILIES: dict[Style, tuple[Callable[[Shape, np.random.Generator], Thickness], ...]] = {
-    "training": (_plain_film, _cloudy_film, _holey_film, _terraces, _agglomerate),
+    "training": (
+        _plain_film,
+        _cloudy_film,
+        _holey_film,
+        _terraces,
+        _agglomerate,
+        _powder,
+        _powder,  # what catalysts lie on, and where particles are hardest to tell: twice
+        _lattice,
+    ),
     "demo": (_flakes, _foam, _ridges),
 }
 
@@ -146,6 +220,10 @@ def _unit_grid(shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def _coarse(shape: Shape) -> Shape:
     """Smooth thickness needs no more than a quarter of the pixels."""
     return max(shape[0] // 4, 8), max(shape[1] // 4, 8)
+
+
+def _half(shape: Shape) -> Shape:
+    return max(shape[0] // 2, 8), max(shape[1] // 2, 8)
 
 
 def _enlarge(field: Thickness, shape: Shape) -> Thickness:

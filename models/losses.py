@@ -1,12 +1,14 @@
 """The loss of NPsSegNet: focal, which looks at pixels, and Jaccard, which looks at areas.
 
-Both treat particle and background alike; what doubt at the edge does to areas all the same, and
-what is done about it, is said in `edges.py`.
+Areas are compared tile by tile: over a whole batch, as the paper's library does, a tile with
+large particles outweighs one with small ones ten times, and small particles are hardly learnt.
+Both terms treat particle and background alike; what doubt at the edge does to areas all the
+same, and what is done about it, is said in `edges.py`.
 Source: the paper's settings: mean of FocalLoss (multiclass, alpha 0.25) and JaccardLoss
 (multiclass).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 """Lin et al. 2017, eq. 5; the default of the library that the paper used."""
 
+AreasOver = Literal["tile", "batch"]
+"""Over what the Jaccard term sums areas before it divides them."""
+
 
 class SegmentationLoss(NamedTuple):
     """The two terms and their mean; scalars that carry gradients."""
@@ -27,7 +32,9 @@ class SegmentationLoss(NamedTuple):
     jaccard: Tensor
 
 
-def focal_and_jaccard(logits: Tensor, masks: Tensor) -> SegmentationLoss:
+def focal_and_jaccard(
+    logits: Tensor, masks: Tensor, areas_over: AreasOver = "tile"
+) -> SegmentationLoss:
     """Compare a batch of logits with the true masks.
 
     Parameters
@@ -36,11 +43,13 @@ def focal_and_jaccard(logits: Tensor, masks: Tensor) -> SegmentationLoss:
         Raw network output; computed on in float32 whatever its dtype.
     masks : int64 or bool tensor, shape (B, H, W)
         1 is particle.
+    areas_over : {"tile", "batch"}
+        Which areas the Jaccard term compares; "batch" is the paper's.
     """
     truth = torch.stack([masks == 0, masks != 0], dim=1).float()  # (B, 2, H, W)
     scores = logits.float()
     focal = _focal(scores, truth)
-    jaccard = _jaccard(scores, truth)
+    jaccard = _jaccard(scores, truth, areas_over)
     return SegmentationLoss((focal + jaccard) / 2, focal, jaccard)
 
 
@@ -68,12 +77,13 @@ def _focal(logits: Tensor, truth: Tensor) -> Tensor:
     return (alpha * hardness * surprise).mean()
 
 
-def _jaccard(logits: Tensor, truth: Tensor) -> Tensor:
+def _jaccard(logits: Tensor, truth: Tensor, areas_over: AreasOver) -> Tensor:
     """One minus the soft intersection over union, mean over the classes that occur."""
+    summed = (2, 3) if areas_over == "tile" else (0, 2, 3)
     probability = logits.softmax(dim=1)
-    overlap = (probability * truth).sum(dim=(0, 2, 3))
-    present = truth.sum(dim=(0, 2, 3))
-    union = probability.sum(dim=(0, 2, 3)) + present - overlap
+    overlap = (probability * truth).sum(dim=summed)
+    present = truth.sum(dim=summed)
+    union = probability.sum(dim=summed) + present - overlap
     iou = overlap / union.clamp_min(1e-7)
-    # A class that no pixel of the batch has cannot be scored by overlap; focal still sees it.
+    # A class that no pixel has cannot be scored by overlap; focal still sees it.
     return ((1.0 - iou) * (present > 0)).mean()

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from emcopilot.config import Settings, load_settings, read_toml
 from models.augmentation import Look
+from models.losses import AreasOver
 from models.npssegnet import Architecture
 
 
@@ -27,6 +28,8 @@ class TrainSettings(Settings):
     tile_px: int = Field(default=256, ge=32, multiple_of=32)
     look: Look = "other microscopes"
     """How tiles are made to differ from the frames they are cut from."""
+    areas_over: AreasOver = "tile"
+    """Whether the Jaccard term weighs every tile alike or every pixel of a batch."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """At its peak: after the warm-up, before the decay."""
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -87,6 +90,7 @@ PRESETS = {
         epochs=150,
         tile_px=512,
         look="paper",
+        areas_over="batch",
         schedule="steps",
         warm_up=0.0,
         average=0.0,

@@ -168,7 +168,8 @@ def _add_gradients(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
         with torch.autocast(run.device.type, torch.bfloat16, enabled=_is_mixed(run)):
             logits = run.network(piece)  # (B / parts, 2, H, W)
         weight = len(piece) / len(tiles)
-        loss = focal_and_jaccard(logits, piece_masks).total * weight
+        loss = focal_and_jaccard(logits, piece_masks, run.settings.areas_over).total
+        loss = loss * weight
         loss.backward()
         total += loss.item()
     return total

@@ -36,11 +36,25 @@ def test_a_sure_and_right_network_has_no_loss() -> None:
 def test_both_terms_agree_with_the_papers_library() -> None:
     torch.manual_seed(0)
     logits, masks = torch.randn(3, 2, 16, 16), torch.randint(0, 2, (3, 16, 16))
-    ours = focal_and_jaccard(logits, masks)
+    ours = focal_and_jaccard(logits, masks, "batch")
     focal = smp.losses.FocalLoss("multiclass", alpha=0.25)(logits, masks)
     jaccard = smp.losses.JaccardLoss("multiclass", from_logits=True)(logits, masks)
     assert ours.focal.item() == pytest.approx(focal.item(), rel=1e-5)
     assert ours.jaccard.item() == pytest.approx(jaccard.item(), rel=1e-5)
+
+
+def test_every_tile_weighs_alike_however_small_its_particles() -> None:
+    torch.manual_seed(2)
+    logits, masks = torch.randn(2, 2, 16, 16), torch.zeros(2, 16, 16, dtype=torch.int64)
+    masks[0, :12], masks[1, 3:5, 3:5] = 1, 1
+    ours = focal_and_jaccard(logits, masks).jaccard.item()
+    alone = [
+        focal_and_jaccard(logits[[i]], masks[[i]], "batch").jaccard for i in (0, 1)
+    ]
+    assert ours == pytest.approx(torch.stack(alone).mean().item(), rel=1e-6)
+    assert ours != pytest.approx(
+        focal_and_jaccard(logits, masks, "batch").jaccard.item(), rel=1e-2
+    )
 
 
 def test_exchanging_the_classes_changes_nothing() -> None:
