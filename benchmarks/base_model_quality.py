@@ -164,7 +164,8 @@ def simulated(run: Run, mode: Mode, count: int, *, wild: bool) -> list[Figure]:
 
 
 def record(directory: Path, card: ModelCard, figures: Sequence[Figure]) -> None:
-    scores = tuple(
+    """Write the figures into the card; those of other benchmarks stay."""
+    measured = tuple(
         Score(
             metric=figure.what.rpartition(", ")[2],
             split=figure.what.rpartition(", ")[0],
@@ -174,7 +175,10 @@ def record(directory: Path, card: ModelCard, figures: Sequence[Figure]) -> None:
         )
         for figure in figures
     )
-    checkpoint.write_card(directory, card.model_copy(update={"scores": scores}))
+    ours = {(score.metric, score.split) for score in measured}
+    others = tuple(s for s in card.scores if (s.metric, s.split) not in ours)
+    scores = {"scores": measured + others}
+    checkpoint.write_card(directory, card.model_copy(update=scores))
 
 
 def main() -> None:

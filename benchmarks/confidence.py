@@ -52,6 +52,7 @@ FLATTENING = 4.0
 SIMULATED_SEED = 2027
 SIMULATED_SIDE_PX = 512
 SIZES_PX = (8.0, 14.0, 24.0, 40.0)
+RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,17 @@ def simulated_frames(run: Run, mode: Mode, count: int) -> list[Judged]:
     return frames
 
 
+def total(parts: Sequence[Reliability]) -> Reliability:
+    return sum(parts, Reliability.none())
+
+
+def spread_of_ece(by_image: Sequence[Reliability]) -> float:
+    """Return the standard deviation of the error over images drawn with replacement."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(len(by_image), size=(RESAMPLES, len(by_image)))
+    return float(np.std([total([by_image[i] for i in draw]).ece for draw in draws]))
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Reliability of one group of frames, as it was and cross-fitted."""
@@ -181,12 +193,15 @@ class Verdict:
     per_image_after: float
     pixels_before: Reliability
     pixels_after: Reliability
+    pixels_after_sd: float
+    """Spread of the error when the images are drawn anew, with replacement."""
     particles_before: Reliability
     """Confidence is the mean probability inside."""
     particles_tempered: Reliability
     """The same after the temperature."""
     particles_mapped: Reliability
     """Through the logistic map."""
+    particles_mapped_sd: float
 
     @classmethod
     def of(
@@ -196,33 +211,35 @@ class Verdict:
         identity = ParticleConfidence()
         before = [frame.pixels_at(1.0) for frame in frames]
         after = [f.pixels_at(by_half[1 - f.half].temperature) for f in frames]
-        untouched, tempered, mapped = (Reliability.none() for _ in range(3))
-        for half, other in ((0, by_half[1]), (1, by_half[0])):
-            part = [frame for frame in frames if frame.half == half]
-            if not part:
-                continue
-            shown = Particles.of(part, other.temperature)
-            untouched += Particles.of(part, 1.0).reliability(identity)
-            tempered += shown.reliability(identity)
-            mapped += shown.reliability(other.particles)
+        untouched, tempered, mapped = [], [], []
+        for frame in frames:
+            other = by_half[1 - frame.half]
+            shown = Particles.of([frame], other.temperature)
+            untouched.append(Particles.of([frame], 1.0).reliability(identity))
+            tempered.append(shown.reliability(identity))
+            mapped.append(shown.reliability(other.particles))
         return cls(
             group,
             len(frames),
             float(np.mean([one.ece for one in before])),
             float(np.mean([one.ece for one in after])),
-            sum(before, Reliability.none()),
-            sum(after, Reliability.none()),
-            untouched,
-            tempered,
-            mapped,
+            total(before),
+            total(after),
+            spread_of_ece(after),
+            total(untouched),
+            total(tempered),
+            total(mapped),
+            spread_of_ece(mapped),
         )
 
     def __str__(self) -> str:
         return (
             f"{self.group:<18} n={self.images:3d}  pixels {self.pixels_before.ece:.3f} -> "
-            f"{self.pixels_after.ece:.3f} (mean of images {self.per_image_before:.3f} -> "
-            f"{self.per_image_after:.3f})  particles {self.particles_before.ece:.3f} -> "
-            f"{self.particles_tempered.ece:.3f} -> {self.particles_mapped.ece:.3f} "
+            f"{self.pixels_after.ece:.3f} ± {self.pixels_after_sd:.3f} "
+            f"(mean of images {self.per_image_before:.3f} -> {self.per_image_after:.3f})  "
+            f"particles {self.particles_before.ece:.3f} -> "
+            f"{self.particles_tempered.ece:.3f} -> {self.particles_mapped.ece:.3f} ± "
+            f"{self.particles_mapped_sd:.3f} "
             f"n={self.particles_before.total}"
         )
 
@@ -238,6 +255,10 @@ class Verdict:
             "images": self.images,
             "per_image_ece_before": self.per_image_before,
             "per_image_ece_after": self.per_image_after,
+            "sd_over_images": {
+                "pixels_after": self.pixels_after_sd,
+                "particles_mapped": self.particles_mapped_sd,
+            },
             **{
                 name: {"ece": t.ece, "n": t.total, "mean_rate_count": t.rows()}
                 for name, t in tables.items()
@@ -327,12 +348,18 @@ def write(
 def _scores(verdict: Verdict) -> list[Score]:
     split = f"{verdict.group}, cross-fitted"
     found = {
-        "ECE of pixels": verdict.pixels_after.ece,
-        "ECE of particles": verdict.particles_mapped.ece,
+        "ECE of pixels": (verdict.pixels_after.ece, verdict.pixels_after_sd),
+        "ECE of particles": (verdict.particles_mapped.ece, verdict.particles_mapped_sd),
     }
     return [
-        Score(metric=m, split=split, count=verdict.images, mean=round(ece, 4), std=0.0)
-        for m, ece in found.items()
+        Score(
+            metric=metric,
+            split=split,
+            count=verdict.images,
+            mean=round(ece, 4),
+            std=round(sd, 4),
+        )
+        for metric, (ece, sd) in found.items()
     ]
 
 
