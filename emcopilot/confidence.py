@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 FloatArray = NDArray[np.float64]
 
+EVEN_CHANCE = 0.5
+"""A particle with less is doubtful: likelier something else."""
 _CLEAREST = 1 / 256
 """What eight bits leave of doubt: their 255 is not certainty."""
 
@@ -22,6 +25,9 @@ class ParticleConfidence:
 
     Fitted per model, kept in its card. The identity says the mean probability inside.
     """
+
+    # Where a card or a message brings it: a misspelt coefficient must not pass for the identity.
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     constant: float = 0.0
     per_lead: float = 1.0
@@ -46,6 +52,10 @@ class ParticleConfidence:
         return 1.0 / (1.0 + np.exp(-np.clip(lead, -50.0, 50.0)))
 
 
+IDENTITY = ParticleConfidence()
+"""What holds for a model to which nothing was fitted."""
+
+
 def particle_features(
     mean_probability: FloatArray, diameter_px: FloatArray
 ) -> FloatArray:
@@ -54,6 +64,15 @@ def particle_features(
     lead = np.log(inside / (1 - inside))
     diameter = np.log(np.maximum(diameter_px, 1.0))
     return np.column_stack([np.ones_like(lead), lead, diameter])
+
+
+def is_doubtful(confidence: FloatArray) -> NDArray[np.bool_]:
+    """Tell of each particle whether it is less likely one than not, shape (P,).
+
+    Doubtful particles are shown as such and count in sizes all the same: taking them out is the
+    operator's choice. One whose confidence is unknown (NaN) is not doubted.
+    """
+    return confidence < EVEN_CHANCE
 
 
 def frame_confidence(confidence: FloatArray, area_px: NDArray[np.number]) -> float:

@@ -36,7 +36,11 @@ PARTICLE_COLUMNS = (
     "model_id",
     "calibration_source",
 )
-"""The particle table of the contract, in order; one row a particle."""
+"""The particle table of the contract, in order; one row a particle.
+
+`confidence` is the chance, 0..1, that the row is a particle at all. Rows below 0.5 are doubtful:
+shown grey on the page, and counted in sizes until somebody rejects them.
+"""
 
 
 class Payload(BaseModel):
@@ -195,6 +199,11 @@ class FrameAnswer(Payload):
     mean_diameter: float | None
     median_diameter: float | None
     dispersion: float | None
+    confidence: float | None
+    """Of all particles as they were found, weighted by area: 0..1; null without particles, and of
+    results older than this figure."""
+    doubtful_share: float | None
+    """Pixels between 10 and 90 % over those above 50 %: high where the model is not at home."""
     infer_s: float | None
     latency_s: float | None
     """Seconds from the complete file to the stored result."""
@@ -242,6 +251,12 @@ class SegmentAnswer(Payload):
     pixel_size_source: str | None
     model_id: str
     infer_s: float
+    confidence: float | None
+    """Of all particles, weighted by area: 0..1; null without any."""
+    doubtful: int
+    """Particles below an even chance; they count in `psd` all the same."""
+    doubtful_share: float
+    """Pixels between 10 and 90 % over those above 50 %: high where the model is not at home."""
     particles: list[dict[str, str | float | int | bool | None]]
     psd: PsdAnswer
     notes: list[str]

@@ -58,7 +58,8 @@ class ParticleTable:
     touches_border: BoolArray
     """Cut by the frame's edge: counted, but left out of sizes."""
     confidence: FloatArray
-    """Mean particle probability, 0..1; NaN where no probability was given."""
+    """The chance that it is a particle, 0..1: what the model's map of confidence, or else the mean
+    probability inside, says of it; NaN where no probability was given."""
 
     def __len__(self) -> int:
         return len(self.label)

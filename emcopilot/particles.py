@@ -45,7 +45,8 @@ def measure_particles(
     pixel_size_nm : pair of float, optional
         Pixel edges (y, x) on the specimen, in nm; None leaves the nm columns NaN.
     probability : uint8 array, shape (H, W), optional
-        Particle probability 0..255, for the confidence.
+        Particle probability 0..255; its mean inside, 0..1, is the confidence until a model's
+        own map (`emcopilot.confidence`) makes a chance of it.
 
     Raises
     ------

@@ -10,6 +10,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -17,23 +18,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emcopilot.confidence import IDENTITY
 from emcopilot.errors import ConfigError, EMcopilotError, ModelError
 from gpu_server.engines import Engine
 from gpu_server.engines.torch_engine import TorchCpuEngine, TorchCudaEngine
 from gpu_server.segment import InferenceSpec, raw_bytes
-from models.checkpoint import load
+from models.checkpoint import ModelCard, load
 from models.tiling import Tiling, predict, predict_together
 
 log = logging.getLogger(__name__)
 
 
-def build_engine(spec: InferenceSpec) -> tuple[Engine, str]:
+def build_engine(spec: InferenceSpec) -> tuple[Engine, ModelCard]:
     """Load the weights and make them ready on the device asked for.
 
     Returns
     -------
-    (Engine, str)
-        The engine and the model id that every result will name.
+    (Engine, ModelCard)
+        The engine, and the card of the model that it runs.
 
     Raises
     ------
@@ -46,11 +48,11 @@ def build_engine(spec: InferenceSpec) -> tuple[Engine, str]:
     if spec.device == "cuda" or (spec.device == "auto" and torch.cuda.is_available()):
         if spec.engine == "openvino":
             raise ConfigError("engine = openvino runs on the CPU; set device = cpu")
-        return TorchCudaEngine(net), card.model_id
+        return TorchCudaEngine(net), card
     if spec.device not in {"auto", "cpu"}:
         raise ConfigError(f"device: got {spec.device!r}, expected auto, cpu or cuda")
     if spec.engine == "torch":
-        return TorchCpuEngine(net), card.model_id
+        return TorchCpuEngine(net), card
     if spec.engine not in {"auto", "openvino"}:
         raise ConfigError(
             f"engine: got {spec.engine!r}, expected auto, torch or openvino"
@@ -59,7 +61,7 @@ def build_engine(spec: InferenceSpec) -> tuple[Engine, str]:
     from gpu_server.engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
 
     cache_dir = Path(spec.cache_dir) if spec.cache_dir else None
-    return OpenVinoEngine(net, cache_dir), card.model_id
+    return OpenVinoEngine(net, cache_dir), card
 
 
 def frame_predictor(
@@ -74,17 +76,15 @@ def predict_batch(
     engine: Engine, frames: list[NDArray[np.generic]], one_pass_px: int
 ) -> list[NDArray[np.uint8]]:
     """Predict frames of one shape; small ones share a pass when the engine gains from it."""
-    if len(frames) > 1 and max(frames[0].shape) <= one_pass_px:
-        return predict_together(frames, engine.run)
-    predict_one = frame_predictor(engine, one_pass_px)
-    return [predict_one(pixels) for pixels in frames]
+    tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
+    return predict_together(frames, engine.run, tiling)
 
 
 def serve(connection: Connection, spec: InferenceSpec) -> None:
     """Run the child: build the engine, say so, answer batches until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
-        engine, model_id = build_engine(spec)
+        engine, card = build_engine(spec)
         if spec.warm_px:
             blank = np.zeros((spec.warm_px, spec.warm_px), np.float32)
             frame_predictor(engine, spec.one_pass_px)(blank)
@@ -93,7 +93,12 @@ def serve(connection: Connection, spec: InferenceSpec) -> None:
         return
     _send(
         connection,
-        {"model_id": model_id, "device": engine.device, "batch": engine.batch},
+        {
+            "model_id": card.model_id,
+            "device": engine.device,
+            "batch": engine.batch,
+            "particle_confidence": asdict(card.particle_confidence or IDENTITY),
+        },
     )
     while True:
         try:

@@ -1,11 +1,13 @@
 """One decoded frame and its probability map -> everything that is stored and shown of it."""
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emcopilot.confidence import doubtful_share, frame_confidence, is_doubtful
 from emcopilot.decode import Frame
 from emcopilot.label_image import encode_labels
 from emcopilot.labels import Labels, label_particles
@@ -33,6 +35,8 @@ class MeasuredFrame:
     model_id: str
     device: str
     infer_s: float
+    doubtful_share: float
+    """Pixels that the network is in doubt of over those that it calls particle."""
     measure_s: float
 
     @property
@@ -50,6 +54,17 @@ class MeasuredFrame:
         """Equivalent diameters, shape (P,); NaN where the border cuts the particle."""
         return np.where(countable(self.particles), self.diameters, np.nan)
 
+    @property
+    def confidence(self) -> float | None:
+        """The particles' confidence weighted by area, 0..1; None without particles."""
+        value = frame_confidence(self.particles.confidence, self.particles.area_px)
+        return value if math.isfinite(value) else None
+
+    @property
+    def doubtful(self) -> int:
+        """How many particles are below an even chance."""
+        return int(np.count_nonzero(is_doubtful(self.particles.confidence)))
+
     def summary(self) -> dict[str, int | float | str | None]:
         """Return the figures kept beside the result; diameters in `unit`."""
         psd = self.psd
@@ -57,10 +72,13 @@ class MeasuredFrame:
             "particles": len(self.particles),
             "counted": psd.n,
             "excluded_border": int(np.count_nonzero(self.particles.touches_border)),
+            "doubtful": self.doubtful,
             "unit": self.unit,
             "mean_diameter": psd.mean_number,
             "median_diameter": psd.d50,
             "dispersion": psd.dispersion,
+            "confidence": self.confidence,
+            "doubtful_share": self.doubtful_share,
             "device": self.device,
             "infer_s": self.infer_s,
             "measure_s": self.measure_s,
@@ -74,7 +92,10 @@ class MeasuredFrame:
 def measure(
     frame: Frame, segmentation: Segmentation, *, min_area_px: int = 9
 ) -> MeasuredFrame:
-    """Label, measure and outline the particles of one frame; blocks for tens of ms."""
+    """Label, measure and outline the particles of one frame; blocks for tens of ms.
+
+    Doubtful particles count like all others: see `emcopilot.confidence.is_doubtful`.
+    """
     started = time.monotonic()
     labels = label_particles(segmentation.probability, min_area_px=min_area_px)
     particles = measure_particles(
@@ -83,6 +104,11 @@ def measure(
         pixel_size_nm=frame.pixel_size_nm,
         probability=segmentation.probability,
     )
+    # Measured is the mean probability; what it means for this model, only its card knows.
+    chance = segmentation.confidence(
+        particles.confidence, particles.equivalent_diameter_px
+    )
+    particles = replace(particles, confidence=chance)
     unit = unit_of(frame)
     psd = measure_psd(particles.diameters()[countable(particles)], unit=unit)
     height, width = labels.shape
@@ -95,6 +121,7 @@ def measure(
         segmentation.model_id,
         segmentation.device,
         segmentation.infer_s,
+        doubtful_share(segmentation.probability),
         time.monotonic() - started,
     )
 

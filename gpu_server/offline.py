@@ -191,7 +191,8 @@ class OfflineRun:
         size = (
             f"mean {mean:.4g} {frame['unit']}" if isinstance(mean, float) else "no size"
         )
-        return f"{frame['particles']} particles, {size}"
+        doubtful = f" ({frame['doubtful']} doubtful)" if frame["doubtful"] else ""
+        return f"{frame['particles']} particles{doubtful}, {size}"
 
     def _say(self, text: str) -> None:
         if not self.quiet:

@@ -19,7 +19,9 @@ from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
+from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import ConfigError, EMcopilotError, ModelError
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ _FRAME_TIMEOUT_S = 180.0
 _PIXEL_TIMEOUT_S = 10e-6
 """On top, a pixel: large frames take minutes on a CPU that does other work as well."""
 _TRIES = 2
+_PARTICLE_CONFIDENCE = TypeAdapter(ParticleConfidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Segmentation:
     """Seconds of the network's own work on this frame."""
     device: str
     """What ran it, for people."""
+    confidence: ParticleConfidence = IDENTITY
+    """Tells what clearness means in chances, for this very model."""
 
 
 class InferenceBackend(Protocol):
@@ -279,6 +284,7 @@ class _Child:
         theirs.close()  # so that the child's death reads as end of file here
         self.model_id = self.device = ""
         self.batch = 1
+        self.confidence = IDENTITY
 
     @property
     def is_alive(self) -> bool:
@@ -308,6 +314,9 @@ class _Child:
         self.model_id = str(ready["model_id"])
         self.device = str(ready["device"])
         self.batch = int(str(ready["batch"]))
+        self.confidence = _PARTICLE_CONFIDENCE.validate_python(
+            ready["particle_confidence"]
+        )
 
     def exchange(self, frames: list[NDArray[np.generic]]) -> list[Segmentation]:
         """Send frames of one shape and wait for their probabilities."""
@@ -330,6 +339,7 @@ class _Child:
                 self.model_id,
                 float(str(answer["infer_s"])),
                 self.device,
+                self.confidence,
             )
             for _ in frames
         ]

@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from emcopilot import __version__
+from emcopilot.confidence import ParticleConfidence
 from emcopilot.errors import ModelError
 from models import preprocess
 from models.npssegnet import Architecture, build
@@ -58,6 +59,9 @@ class ModelCard(BaseModel):
     """Sources, splits and hashes of what was trained on."""
     training: dict[str, object]
     """Settings, seed, steps, minutes."""
+    particle_confidence: ParticleConfidence | None = None
+    """The map from what these weights show of a particle to the chance that it is one; None where
+    none was fitted: the mean probability inside stands for it."""
     scores: tuple[Score, ...] = ()
     limits: str = ""
     """What the model is known to do badly."""
@@ -72,9 +76,11 @@ def save(
     data: dict[str, object],
     training: dict[str, object],
     licence: str = "MIT",
+    particle_confidence: ParticleConfidence | None = None,
 ) -> ModelCard:
     """Write weights as fp16 and their card; returns the card.
 
+    The map of confidence holds for the very weights it was fitted to: other weights need another.
     The card goes last and each file is replaced in one step: a kill in between leaves a pair
     that `load` refuses, never one that it takes for a model.
     """
@@ -90,6 +96,7 @@ def save(
         licence=licence,
         data=data,
         training=training,
+        particle_confidence=particle_confidence,
     )
     write_atomically(directory / WEIGHTS_FILE, weights)
     write_card(directory, card)

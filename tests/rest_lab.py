@@ -18,6 +18,7 @@ import tifffile
 import uvicorn
 from fastapi import FastAPI
 
+from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.decode import Frame, open_frames
 from gpu_server.api import (
     agents,
@@ -67,11 +68,15 @@ def tiff_of(pixels: np.ndarray) -> bytes:
     return target.getvalue()
 
 
-def measured_by_threshold(frame: Frame) -> MeasuredFrame:
+def measured_by_threshold(
+    frame: Frame, confidence: ParticleConfidence = IDENTITY
+) -> MeasuredFrame:
     """Measure with a threshold in the network's place: the discs are the truth."""
     bright = np.asarray(frame.pixels) > 500
     probability = np.where(bright, 255, 0).astype(np.uint8)
-    return measure(frame, Segmentation(probability, "threshold", 0.01, "cpu"))
+    return measure(
+        frame, Segmentation(probability, "threshold", 0.01, "cpu", confidence)
+    )
 
 
 class Bench:
@@ -109,6 +114,8 @@ class Lab:
     store: Store
     agent_id: int = 0
     seq: int = 0
+    confidence: ParticleConfidence = IDENTITY
+    """Of the threshold that stands in for a model."""
 
     def deliver(
         self, pixels: np.ndarray, folder: str = "acquisitions/run1", name: str = ""
@@ -143,7 +150,8 @@ class Lab:
         assert leased is not None
         size_nm = (pixel_size_nm, pixel_size_nm) if pixel_size_nm else None
         source = "metadata" if size_nm else None
-        measured = measured_by_threshold(Frame(pixels, size_nm, source))
+        frame = Frame(pixels, size_nm, source)
+        measured = measured_by_threshold(frame, self.confidence)
         timings = {"leased": 1.0, "decoded": 1.5}
         self.store.save_result(result_row(leased, measured, timings))
         return leased, measured

@@ -41,6 +41,7 @@ from gpu_server.particle_rows import (
 )
 from gpu_server.queries import (
     StoredFrame,
+    StoredResult,
     StoredSession,
     counted_frames,
     frame_page,
@@ -252,6 +253,12 @@ def _session_answer(found: StoredSession, names: dict[int, str]) -> SessionAnswe
     )
 
 
+def _figure(result: StoredResult | None, name: str) -> float | None:
+    """Return what a result's summary says; results of earlier versions say less."""
+    value = result.summary.get(name) if result else None
+    return float(value) if isinstance(value, float | int) else None
+
+
 def _frame_answer(found: StoredFrame, start: float | None) -> FrameAnswer:
     result = found.result
     sizes = found.diameters(found.unit)
@@ -259,7 +266,6 @@ def _frame_answer(found: StoredFrame, start: float | None) -> FrameAnswer:
     mean = float(sizes.mean()) if len(sizes) else None
     spread = float(sizes.std(ddof=1)) if len(sizes) > 1 else None
     border = int(np.isnan(result.diameters).sum()) if result else None
-    infer_s = result.summary.get("infer_s") if result else None
     return FrameAnswer(
         id=found.id,
         session_id=found.session_id,
@@ -285,7 +291,9 @@ def _frame_answer(found: StoredFrame, start: float | None) -> FrameAnswer:
         mean_diameter=mean,
         median_diameter=float(np.median(sizes)) if len(sizes) else None,
         dispersion=spread / mean if spread is not None and mean else None,
-        infer_s=infer_s if isinstance(infer_s, float) else None,
+        confidence=_figure(result, "confidence"),
+        doubtful_share=_figure(result, "doubtful_share"),
+        infer_s=_figure(result, "infer_s"),
         latency_s=found.latency_s,
         notes=list(found.notes),
     )

@@ -163,6 +163,9 @@ def _answer(measured: MeasuredFrame, name: str, page: int) -> SegmentAnswer:
         pixel_size_source=frame.pixel_size_source,
         model_id=measured.model_id,
         infer_s=measured.infer_s,
+        confidence=measured.confidence,
+        doubtful=measured.doubtful,
+        doubtful_share=measured.doubtful_share,
         # Nothing is stored, so there is no frame to name.
         particles=[{**row, "frame": None} for row in rows],
         psd=psd_answer(

@@ -4,8 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from emcopilot.confidence import ParticleConfidence, doubtful_share, frame_confidence
+from emcopilot.confidence import (
+    ParticleConfidence,
+    doubtful_share,
+    frame_confidence,
+    is_doubtful,
+)
 
 
 def test_the_identity_says_the_mean_probability() -> None:
@@ -30,6 +36,23 @@ def test_a_map_can_doubt_specks_and_stays_within_bounds() -> None:
 def test_unknown_stays_unknown_and_nothing_stays_nothing() -> None:
     assert np.isnan(ParticleConfidence()(np.array([np.nan]), np.array([5.0]))).all()
     assert ParticleConfidence()(np.empty(0), np.empty(0)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"konstant": -2.0}, {"constant": float("nan")}, {"per_lead": "high"}],
+)
+def test_a_broken_map_from_outside_does_not_pass_for_the_identity(
+    broken: dict[str, object],
+) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(ParticleConfidence).validate_python(broken)
+
+
+def test_doubt_begins_below_an_even_chance_and_needs_to_be_known() -> None:
+    chance = np.array([0.0, np.nextafter(0.5, 0), 0.5, 1.0, np.nan])
+    assert is_doubtful(chance).tolist() == [True, True, False, False, False]
+    assert is_doubtful(np.empty(0)).shape == (0,)
 
 
 def test_a_frame_is_as_sure_as_its_particles_by_area() -> None:

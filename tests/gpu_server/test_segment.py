@@ -1,5 +1,6 @@
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import ConfigError, ModelError
 from gpu_server.inference import build_engine
 from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
+from models.checkpoint import load, write_card
 from models.tiling import predict
 
 
@@ -53,11 +56,27 @@ async def segment_all(segmenter: Segmenter, *pixels: np.ndarray) -> list[Segment
 def test_the_child_answers_as_the_engine_does_here(running, model: Path) -> None:
     runner, segmenter = running
     pixels = frames((96, 130))[0]
-    engine, model_id = build_engine(spec(model))
+    engine, card = build_engine(spec(model))
     (answer,) = runner.run(segment_all(segmenter, pixels))
-    assert answer.model_id == model_id == segmenter.model_id
+    assert answer.model_id == card.model_id == segmenter.model_id
+    assert answer.confidence == IDENTITY  # no map was fitted to random weights
     assert answer.infer_s > 0
     np.testing.assert_array_equal(answer.probability, predict(pixels, engine.run))
+
+
+def test_the_cards_map_of_confidence_comes_with_every_answer(
+    model: Path, tmp_path: Path
+) -> None:
+    fitted = ParticleConfidence(constant=-1.9, per_lead=3.1, per_log_diameter=-1.2)
+    shutil.copytree(model, tmp_path, dirs_exist_ok=True)
+    card = load(model)[1].model_copy(update={"particle_confidence": fitted})
+    write_card(tmp_path, card)
+
+    async def run() -> list[Segmentation]:
+        async with Segmenter(spec(tmp_path)) as segmenter:
+            return await segment_all(segmenter, *frames((64, 64), (64, 64), (40, 64)))
+
+    assert [a.confidence for a in asyncio.run(run())] == [fitted] * 3
 
 
 def test_frames_of_several_shapes_come_back_to_whom_they_belong(running) -> None:

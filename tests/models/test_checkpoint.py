@@ -7,9 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from emcopilot.confidence import ParticleConfidence
 from emcopilot.errors import ModelError
 from models import checkpoint
-from models.checkpoint import CARD_FILE, WEIGHTS_FILE, ModelCard, load, save
+from models.checkpoint import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    ModelCard,
+    load,
+    save,
+    write_card,
+)
 from models.npssegnet import Architecture, build
 
 
@@ -66,6 +74,27 @@ def test_the_id_names_the_weights(saved: tuple[Path, ModelCard]) -> None:
     assert card.model_id == f"test-{card.sha256[:8]}"
     # 26 million weights of two bytes.
     assert (directory / WEIGHTS_FILE).stat().st_size < 60e6
+
+
+def test_a_card_keeps_the_map_of_confidence_and_need_not_have_one(
+    saved: tuple[Path, ModelCard], copied: Path
+) -> None:
+    fitted = ParticleConfidence(constant=-1.9, per_lead=3.1, per_log_diameter=-1.2)
+    write_card(copied, saved[1].model_copy(update={"particle_confidence": fitted}))
+    assert load(copied)[1].particle_confidence == fitted
+    card = json.loads((copied / CARD_FILE).read_text())
+    del card["particle_confidence"]  # as cards were before there was one
+    (copied / CARD_FILE).write_text(json.dumps(card))
+    assert load(copied)[1].particle_confidence is None
+
+
+@pytest.mark.parametrize("broken", [{"konstant": -1.9}, {"constant": "NaN"}])
+def test_a_broken_map_of_confidence_is_refused(copied: Path, broken: object) -> None:
+    edit_card(copied, particle_confidence=broken)
+    with pytest.raises(
+        ModelError, match=r"(?s)unreadable model card.*particle_confidence"
+    ):
+        load(copied)
 
 
 def test_one_changed_byte_is_refused(copied: Path) -> None:

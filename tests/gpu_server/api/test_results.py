@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from emcopilot.confidence import ParticleConfidence
 from emcopilot.messages import PARTICLE_COLUMNS
+from gpu_server.tables import results
 
 # A disc drawn by pixel centres: its area is within a few px of the circle's.
 DRAWN = 0.03
@@ -72,6 +74,44 @@ def test_particles_have_the_columns_of_the_contract_in_every_form(rest) -> None:
     assert columns["equivalent_diameter_nm"].to_pylist() == diameters
     assert rows[0]["session"] == "acquisitions/run1"
     assert rows[0]["frame"] == frame
+
+
+def test_confidence_is_the_models_chance_in_every_form_and_doubt_counts(rest) -> None:
+    # Even at exp(3) = 20 px, as a model would have it to which specks are stains.
+    rest.lab.confidence = ParticleConfidence(-6.0, 0.0, 2.0)
+    frame = rest.add([10, 40], pixel_size_nm=0.1)
+    path = f"/api/v1/frames/{frame}/particles"
+    rows = rest.http.get(path).json()["particles"]
+    lines = csv.DictReader(io.StringIO(rest.http.get(f"{path}?format=csv").text))
+    small, large = sorted(row["confidence"] for row in rows)
+    # A drawn disc's area is 3 % off at most: so is 2 ln d, by 0.03.
+    assert small == pytest.approx(1 / (1 + math.exp(6 - 2 * math.log(10))), abs=0.01)
+    assert large == pytest.approx(1 / (1 + math.exp(6 - 2 * math.log(40))), abs=0.01)
+    assert sorted(float(line["confidence"]) for line in lines) == [small, large]
+    said = rest.http.get(f"/api/v1/frames/{frame}").json()
+    # By area: 1 against 16.
+    assert said["confidence"] == pytest.approx((small + 16 * large) / 17, rel=0.01)
+    assert said["doubtful_share"] == 0.0  # a threshold is never in doubt
+    assert said["counted"] == 2
+    operator = {"pixel_size_nm": 0.2}  # another pixel size is no other evidence
+    rest.http.post("/api/v1/sessions/1/calibration", json=operator)
+    again = rest.http.get(path).json()["particles"]
+    assert sorted(row["confidence"] for row in again) == [small, large]
+
+
+def test_an_empty_field_has_no_confidence(rest) -> None:
+    said = rest.http.get(f"/api/v1/frames/{rest.add([])}").json()
+    assert (said["particles"], said["confidence"]) == (0, None)
+
+
+def test_results_of_before_there_was_a_confidence_are_still_told(rest) -> None:
+    frame = rest.add([10])
+    before = {"particles": 1, "counted": 1, "unit": "px", "infer_s": 0.1}
+    with rest.lab.store.database.write() as connection:
+        connection.execute(results.update().values(summary=before))
+    said = rest.http.get(f"/api/v1/frames/{frame}").json()
+    assert (said["confidence"], said["doubtful_share"]) == (None, None)
+    assert (said["particles"], said["infer_s"]) == (1, 0.1)
 
 
 def test_uncalibrated_nanometres_are_null_and_empty_never_numbers(rest) -> None:

@@ -30,6 +30,8 @@ def test_a_raw_body_is_segmented_and_nothing_is_kept(rest, frame) -> None:
     assert sizes == pytest.approx([5, 10, 15], rel=DRAWN)
     assert found["psd"]["mean_number"] == pytest.approx(10, rel=DRAWN)
     assert (found["name"], found["pixel_size_source"]) == ("frame.tif", "operator")
+    assert found["confidence"] == pytest.approx(255 / 256)  # what 8 bits are sure of
+    assert (found["doubtful"], found["doubtful_share"]) == (0, 0.0)
     assert kept(rest) == []
     assert rest.http.get("/api/v1/sessions").json() == []
 
