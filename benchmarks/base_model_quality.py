@@ -29,8 +29,9 @@ from models.box_truth import BoxScore
 from models.checkpoint import ModelCard, Score
 from models.datasets import read_pair, read_pixels
 from models.npssegnet import torch_run
+from models.predict import predict
 from models.scores import ImageScore, score_image
-from models.tiling import Run, predict
+from models.tiling import Run
 
 DEMO_SIZES_PX = (14.0, 24.0, 40.0, 60.0)
 SIMULATED_SEED = 77

@@ -44,8 +44,9 @@ from models.calibration import (
 from models.checkpoint import ModelCard, Score
 from models.datasets import read_pixels
 from models.npssegnet import torch_run
+from models.predict import predict
 from models.scores import true_labels
-from models.tiling import Run, predict, to_uint8
+from models.tiling import Run, to_uint8
 
 FLATTENING = 4.0
 """Temperature at which leads are read: eight bits of probability then reach to a lead of 25."""

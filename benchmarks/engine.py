@@ -17,7 +17,8 @@ from gpu_server.engines import Engine
 from gpu_server.engines.openvino_engine import OpenVinoEngine
 from gpu_server.engines.torch_engine import TorchCpuEngine, TorchCudaEngine
 from models.checkpoint import load
-from models.tiling import Tiling, predict
+from models.predict import predict
+from models.tiling import Tiling
 
 Pixels = NDArray[np.generic]
 

@@ -29,9 +29,10 @@ from models import checkpoint, curves
 from models.augmentation import Source
 from models.datasets import LabelledFrame, load_frames, read_pair, read_pixels
 from models.npssegnet import Architecture, torch_run
+from models.predict import predict
+from models.scales import NATIVE
 from models.scores import ImageScore, MarkedParticles, true_labels, whole_diameters_px
 from models.significance import holm, paired_test
-from models.tiling import predict
 from models.train_segmenter import train
 from models.train_settings import PRESETS, Recipe, TrainSettings
 
@@ -104,7 +105,7 @@ def trained_scores(
     network, _ = checkpoint.load(directory)
     run = torch_run(network)
     return [
-        one.truth.score(one.image.pair.name, predict(one.pixels, run))
+        one.truth.score(one.image.pair.name, predict(one.pixels, run, scales=NATIVE))
         for one in validation
     ]
 

@@ -26,13 +26,14 @@ from emcopilot.labels import label_particles
 from emcopilot.optics import Mode
 from models import checkpoint
 from models.npssegnet import torch_run
+from models.predict import predict
 from models.scores import whole_diameters_px
 from models.segmentation_metrics import (
     diameter_error_percent,
     instance_score,
     pixel_score,
 )
-from models.tiling import Run, predict
+from models.tiling import Run
 
 LARGE_PX = 8.0
 """Sizes from which the demanded MIoU holds."""

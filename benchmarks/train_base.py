@@ -4,10 +4,10 @@
 
 On a GPU: add `--device cuda --batch 16 --tile-px 512 --simulated 4000`.
 
-Two tiles in five show real transmission micrographs with masks drawn by hand (EMPS, the training
-part of a split by paper), one in four supported catalysts with masks made from boxes (ARDA, the
-training part of a split by sample family), the others simulated HAADF and BF frames with exact
-truth. The run resumes after a kill.
+A third of the tiles show real transmission micrographs with masks drawn by hand (EMPS, the
+training part of a split by paper), three in ten supported catalysts with masks made from boxes
+(ARDA, the training part of a split by sample family), the others simulated HAADF and BF frames
+with exact truth. The run resumes after a kill.
 
 One tile in ten is inverted, so that bright particles on real film are not unheard of. With half
 of all tiles inverted the network had to tell particles from gaps by shape alone, and took the gaps
@@ -26,10 +26,12 @@ from simulated_pool import SEED, load_pool, render_pool
 
 from models.augmentation import Source
 from models.datasets import load_frames
+from models.npssegnet import Architecture
 from models.train_segmenter import train
 from models.train_settings import Recipe, TrainSettings
 
 SETTINGS = TrainSettings(
+    architecture=Architecture(local_contrast_px=16),
     batch=4,
     tile_px=256,
     learning_rate=1e-3,
@@ -40,9 +42,9 @@ SETTINGS = TrainSettings(
     report_every=20,
     save_every_s=600,
 )
-MANUAL_SHARE, MANUAL_SCALE = 0.4, (0.35, 1.5)
-BOXED_SHARE, BOXED_SCALE = 0.25, (0.2, 1.2)
-SIMULATED_SCALE = (0.7, 1.4)
+MANUAL_SHARE, MANUAL_SCALE = 0.35, (0.35, 1.5)
+BOXED_SHARE, BOXED_SCALE = 0.3, (0.2, 1.6)
+SIMULATED_SCALE = (0.7, 2.0)
 INVERT = 0.1
 
 

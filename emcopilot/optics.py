@@ -143,7 +143,8 @@ def uneven_beam(shape: Shape, strength: float, rng: np.random.Generator) -> Imag
 def random_optics(mode: Mode, diameter_px: float, rng: np.random.Generator) -> Optics:
     """Draw how a frame was taken; particles of `diameter_px` stay visible."""
     optics = _random_haadf(rng) if mode == "haadf" else _random_bright_field(rng)
-    return _random_depth(_visible(optics, mode, diameter_px), mode, rng)
+    clouds = rng.uniform(0.15, 0.6)
+    return _random_depth(_visible(optics, mode, diameter_px, clouds), mode, rng)
 
 
 def _between(canvas: Image, y_px: float, x_px: float, shape: Shape) -> Image:
@@ -200,24 +201,23 @@ def _count(expected: Image, optics: Optics, rng: np.random.Generator) -> Image:
     return counts + optics.read_noise * rng.standard_normal(counts.shape, np.float32)
 
 
-def _visible(optics: Optics, mode: Mode, diameter_px: float) -> Optics:
+def _visible(optics: Optics, mode: Mode, diameter_px: float, clouds: float) -> Optics:
     """Raise a contrast that nobody could see: a label on nothing teaches nothing.
 
     A pixel's contrast must reach the noise divided by the particle's radius over 2 px
-    (Rose: about 5 times the noise over its area), and exceed the support's clouds.
+    (Rose: about 5 times the noise over its area), and a part of the support's own: by
+    their sharper edge, particles are seen on thicker clouds too.
     """
     share = optics.support_contrast
     if mode == "haadf":
         background = 0.2 + 0.8 * share
         electrons = background * optics.dose
         noise = math.sqrt(electrons + optics.read_noise**2) / optics.dose
-        clouds = 0.4 * share
     else:
         electrons = optics.dose * math.exp(-share)
         noise = math.sqrt(electrons + optics.read_noise**2) / electrons
         noise = math.hypot(noise, 0.8 * optics.grain)
-        clouds = 0.8 * share
-    floor = max(5 * noise * min(1.0, 8 / diameter_px) + 0.4 * noise, clouds)
+    floor = max(5 * noise * min(1.0, 8 / diameter_px) + 0.4 * noise, clouds * share)
     return replace(optics, particle_contrast=max(optics.particle_contrast, floor))
 
 

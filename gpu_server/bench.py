@@ -17,6 +17,8 @@ SCRIPTS = {
     "quality": "base_model_quality.py",
     "confidence": "confidence.py",
     "robustness": "robustness.py",
+    "scale": "scale.py",
+    "networks": "networks.py",
     "real": "real_data.py",
 }
 """What can be measured, and the script that prints it."""

@@ -24,7 +24,8 @@ from gpu_server.engines import Engine
 from gpu_server.engines.torch_engine import TorchCpuEngine, TorchCudaEngine
 from gpu_server.segment import InferenceSpec, raw_bytes
 from models.checkpoint import ModelCard, load
-from models.tiling import Tiling, predict, predict_together
+from models.predict import predict, predict_together
+from models.tiling import Tiling
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from models.box_truth import BoxedImage, Boxes
 from models.datasets import Pair, read_marked, read_pixels
 from models.evaluation import Evaluation, Score
 from models.overlays import save_overlay
+from models.predict import predict
 from models.scores import ImageScore, MarkedParticles, label_edges, true_labels
-from models.tiling import Run, predict
+from models.tiling import Run
 
 Case = Pair | BoxedImage
 """Where one image and its truth lie."""

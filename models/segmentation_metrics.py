@@ -163,7 +163,8 @@ def predict_probability(
     network: nn.Module, pixels: NDArray[np.floating]
 ) -> NDArray[np.float32]:
     """Run a network on one normalised frame (H, W) of any size; returns (H, W), 0..1."""
-    return predict_normalised(pixels.astype(np.float32), torch_run(network), Tiling())
+    frame = pixels.astype(np.float32)
+    return predict_normalised([frame], torch_run(network), Tiling())[0]
 
 
 def _ratio(part: int, whole: int) -> float:

@@ -6,13 +6,11 @@ tile's probability is faded smoothly over the overlap and the weighted sum is di
 weights, so every pixel is judged mostly by the tile in which it lies deepest.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from models.preprocess import normalise
 
 MARGIN_PX = 32
 """Mirrored rim round every frame. Convolutions pad with zeros, and a network trained on the inside
@@ -37,52 +35,21 @@ class Tiling:
     """Tiles given to the engine at once."""
 
 
-def predict(
-    pixels: NDArray[np.generic], run: Run, tiling: Tiling | None = None
-) -> NDArray[np.uint8]:
-    """Return the particle probability of every pixel of one frame.
-
-    Parameters
-    ----------
-    pixels : array, shape (H, W), any real dtype
-        Detector counts. The whole frame is normalised before it is cut: tiles normalised one by
-        one would disagree about the background where they meet.
-    run : callable
-        The engine: (B, 1, h, w) float32 -> (B, h, w) float32 probability.
-    tiling : Tiling, optional
-        How to cut large frames.
-
-    Returns
-    -------
-    uint8 array, shape (H, W)
-        Probability scaled to 0..255; 128 and above is particle.
-    """
-    return to_uint8(predict_normalised(normalise(pixels), run, tiling or Tiling()))
-
-
 def predict_normalised(
-    pixels: NDArray[np.float32], run: Run, tiling: Tiling
-) -> NDArray[np.float32]:
-    """Return the probability 0..1 of a frame that is normalised already, both (H, W)."""
-    frame = _with_margin(pixels)
-    is_small = max(pixels.shape) <= tiling.one_pass_px
-    probability = _one_pass(frame, run) if is_small else _tiled(frame, run, tiling)
-    return _without_margin(probability)
+    frames: Sequence[NDArray[np.float32]], run: Run, tiling: Tiling
+) -> list[NDArray[np.float32]]:
+    """Return the probability maps 0..1 of normalised frames of one shape, all (H, W).
 
-
-def predict_together(
-    frames: list[NDArray[np.generic]], run: Run
-) -> list[NDArray[np.uint8]]:
-    """Predict several frames of one shape (H, W) in a single pass; returns uint8 maps."""
-    height, width = (side + 2 * MARGIN_PX for side in frames[0].shape)
-    batch = np.stack(
-        [
-            _reflect_to(_with_margin(normalise(pixels)), bucket(height), bucket(width))
-            for pixels in frames
-        ]
+    Small frames share a pass, which a GPU gains from; large ones are cut, one after the other.
+    """
+    framed = [np.pad(frame, MARGIN_PX, mode="symmetric") for frame in frames]
+    is_small = max(frames[0].shape) <= tiling.one_pass_px
+    maps = (
+        _one_pass(framed, run)
+        if is_small
+        else [_tiled(one, run, tiling) for one in framed]
     )
-    maps = run(batch[:, None])[:, :height, :width]
-    return [to_uint8(_without_margin(one)) for one in maps]
+    return [one[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX] for one in maps]
 
 
 def bucket(side_px: int) -> int:
@@ -100,18 +67,13 @@ def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.clip(np.rint(probability * 255.0), 0, 255).astype(np.uint8)
 
 
-def _with_margin(frame: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.pad(frame, MARGIN_PX, mode="symmetric")
-
-
-def _without_margin(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    return probability[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX]
-
-
-def _one_pass(frame: NDArray[np.float32], run: Run) -> NDArray[np.float32]:
-    height, width = frame.shape
-    padded = _reflect_to(frame, bucket(height), bucket(width))
-    return run(padded[None, None])[0, :height, :width]
+def _one_pass(
+    frames: Sequence[NDArray[np.float32]], run: Run
+) -> list[NDArray[np.float32]]:
+    height, width = frames[0].shape
+    shape = bucket(height), bucket(width)
+    batch = np.stack([_reflect_to(frame, *shape) for frame in frames])
+    return list(run(batch[:, None])[:, :height, :width])
 
 
 def _tiled(frame: NDArray[np.float32], run: Run, tiling: Tiling) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from emcopilot.errors import ConfigError, ModelError
 from models import checkpoint
 from models.edges import shift_decision
 from models.losses import focal_and_jaccard
-from models.npssegnet import build
+from models.npssegnet import build, widened
 from models.train_settings import Recipe, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -123,6 +123,11 @@ def _first_network(settings: TrainSettings) -> tuple[nn.Module, str | None]:
     if settings.start is None:
         return build(settings.architecture), None
     network, card = checkpoint.load(settings.start)
+    narrower = settings.architecture.model_copy(update={"local_contrast_px": 0})
+    if card.architecture == narrower != settings.architecture:
+        wider = build(settings.architecture)
+        wider.load_state_dict(widened(network.state_dict(), wider))
+        return wider, card.model_id
     if card.architecture != settings.architecture:
         raise ConfigError(
             f"the model to start from, {card.model_id}, is {card.architecture}; expected "

@@ -16,7 +16,7 @@ from emcopilot.errors import ConfigError, ModelError
 from gpu_server.inference import build_engine
 from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
 from models.checkpoint import load, write_card
-from models.tiling import predict
+from models.predict import predict
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.tiling import MARGIN_PX, Tiling, bucket, predict, predict_together
+from models.predict import predict, predict_together
+from models.scales import NATIVE
+from models.tiling import MARGIN_PX, Tiling, bucket
 
 
 def local_network(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -16,8 +18,8 @@ def local_network(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_tiles_agree_with_one_pass_without_a_seam(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(1).normal(100, 10, shape)
     tiling = Tiling(one_pass_px=512, tile_px=512, overlap_px=128, batch=3)
-    tiled = predict(pixels, local_network, tiling).astype(int)
-    whole = predict(pixels, local_network, Tiling(one_pass_px=4096)).astype(int)
+    tiled = predict(pixels, local_network, tiling, NATIVE).astype(int)
+    whole = predict(pixels, local_network, Tiling(one_pass_px=4096), NATIVE).astype(int)
     # 24 px of context is well inside the overlap: only rounding is left.
     assert np.abs(tiled - whole).max() <= 2
 
@@ -30,7 +32,7 @@ def test_the_answer_has_the_shape_of_the_frame(shape: tuple[int, int]) -> None:
         seen.append(tiles.shape)
         return local_network(tiles)
 
-    assert predict(np.ones(shape, np.uint16), run).shape == shape
+    assert predict(np.ones(shape, np.uint16), run, scales=NATIVE).shape == shape
     assert all(side % 32 == 0 for side in seen[0][2:])
 
 
@@ -42,7 +44,7 @@ def test_every_tile_is_equal_and_the_batch_is_respected() -> None:
         return local_network(tiles)
 
     tiling = Tiling(one_pass_px=256, tile_px=256, overlap_px=64, batch=4)
-    predict(np.ones((500, 500)), run, tiling)
+    predict(np.ones((500, 500)), run, tiling, NATIVE)
     assert {size[1:] for size in sizes} == {(1, 256, 256)}
     assert max(size[0] for size in sizes) <= 4
 
@@ -62,7 +64,7 @@ def test_the_rim_of_the_frame_is_judged_like_its_inside() -> None:
         return answer
 
     frame = np.random.default_rng(4).normal(0, 1, (500, 460))
-    assert predict(frame, blind_at_the_rim).min() == 255
+    assert predict(frame, blind_at_the_rim, scales=NATIVE).min() == 255
 
 
 def test_the_usual_camera_sizes_gain_the_margin_and_little_else() -> None:

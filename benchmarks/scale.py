@@ -1,0 +1,228 @@
+"""At which magnification NPsSegNet looks best: native, resized, several at once, or chosen.
+
+    EMCOPILOT_DATA=... python benchmarks/scale.py [--model M] [--json FILE] [--plot FILE.png]
+
+Every frame goes through the network at each magnification once; the strategies differ in what
+they make of those maps, so they are compared on the very same answers. Cost is the pixels that go
+through the network, in units of the frame. Real: the validation parts of EMPS (MIoU) and ARDA (F1
+by centre in box). Simulated, on supports that training never drew: particles of one size class.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from arda import read_arda, split_families
+from emps import data_folder, read_emps, split
+from machine import machine, write_json
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from emcopilot.simulate import random_scene, render_micrograph
+from models import checkpoint
+from models.box_truth import Boxes
+from models.datasets import read_pixels
+from models.npssegnet import torch_run
+from models.preprocess import normalise
+from models.scales import (
+    LIVE,
+    Leads,
+    Scales,
+    leads_at,
+    mean_lead,
+    probability_of,
+    typical_diameter_px,
+)
+from models.scores import MarkedParticles, true_labels, whole_diameters_px
+from models.tiling import Run, Tiling, to_uint8
+
+MAGNIFICATIONS = (2.0, 1.0, 0.7, 0.5, 0.35, 0.25)
+PAPER_PX = 512
+"""The paper resizes every frame to this side."""
+ENLARGED_UP_TO_PX = 1100
+"""Larger frames are not enlarged: sixteen megapixels a frame are beyond any use."""
+SIZES_PX = (5.0, 8.0, 14.0, 30.0, 80.0, 200.0)
+SIMULATED_SEED = 78
+SHAPE = (768, 768)
+
+Strategy = Callable[[Leads, tuple[int, int]], tuple[float, ...]]
+"""Which magnifications to mean, given the leads at all of them and the frame's shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A frame, its truth, and the sets it counts for."""
+
+    name: str
+    sets: tuple[str, ...]
+    pixels: NDArray[np.generic]
+    truth: MarkedParticles | Boxes
+
+
+def real_cases() -> Iterator[Case]:
+    for image in split(read_emps(data_folder()))[1]:
+        labels = true_labels(read_pixels(image.pair.mask))
+        sets = ["EMPS", f"EMPS, {size_class(whole_diameters_px(labels))}"]
+        sets += ["EMPS core=yes"] * image.is_core
+        pixels = read_pixels(image.pair.image)
+        yield Case(image.pair.name, tuple(sets), pixels, MarkedParticles(labels))
+    for image in split_families(read_arda(data_folder()))[1]:
+        sets = ("ARDA HAADF" if image.is_bright else "ARDA BF",)
+        yield Case(image.path.stem, sets, read_pixels(image.path), image.boxes)
+
+
+def size_class(diameters_px: NDArray[np.floating]) -> str:
+    median = float(np.median(diameters_px)) if len(diameters_px) else 0.0
+    return "< 20 px" if median < 20 else "20 to 60 px" if median < 60 else ">= 60 px"
+
+
+def simulated_cases(frames: int) -> Iterator[Case]:
+    for size_px in SIZES_PX:
+        for number in range(frames):
+            rng = np.random.default_rng((SIMULATED_SEED, int(size_px), number))
+            mode = ("haadf", "bf")[number % 2]
+            scene = random_scene(
+                rng, shape=SHAPE, mode=mode, style="demo", median_diameter_px=size_px
+            )
+            frame = render_micrograph(scene, rng)
+            if frame.particles:
+                truth = MarkedParticles(frame.labels)
+                name = f"{mode}-{size_px:g}-{number}"
+                yield Case(name, (f"simulated {size_px:g} px",), frame.pixels, truth)
+
+
+def leads_of(case: Case, run: Run) -> Leads:
+    frame = normalise(case.pixels)
+    return {
+        scale: leads_at([frame], scale, run, Tiling())[0]
+        for scale in MAGNIFICATIONS
+        if scale <= 1 or max(frame.shape) <= ENLARGED_UP_TO_PX
+    }
+
+
+def always(*scales: float) -> Strategy:
+    return lambda leads, shape: tuple(s for s in scales if s in leads) or (1.0,)
+
+
+def as_paper(leads: Leads, shape: tuple[int, int]) -> tuple[float, ...]:
+    """Resize to 512 px, to the nearest magnification that there is."""
+    wanted = PAPER_PX / max(shape)
+    return (min(leads, key=lambda scale: abs(np.log(scale / wanted))),)
+
+
+def one_chosen(target_px: float) -> Strategy:
+    """Look natively, then once more where particles are of `target_px`."""
+
+    def choose(leads: Leads, shape: tuple[int, int]) -> tuple[float, ...]:
+        wanted = target_px / typical_diameter_px(leads[1.0])
+        return (min(leads, key=lambda scale: abs(np.log(scale / wanted))),)
+
+    return choose
+
+
+def by_rule(rule: Scales) -> Strategy:
+    return lambda leads, shape: (1.0, *rule.beside(leads[1.0]))
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "native": always(1.0),
+    "half": always(0.5),
+    "512 px, as the paper": as_paper,
+    "double": always(2.0),
+    "native + half": always(1.0, 0.5),
+    "native + double": always(1.0, 2.0),
+    "double + native + half": always(2.0, 1.0, 0.5),
+    "native + 0.7 + half + 0.35": always(1.0, 0.7, 0.5, 0.35),
+    "chosen once, 25 px": one_chosen(25.0),
+    "live default": by_rule(LIVE),
+}
+
+
+def score(case: Case, lead: NDArray[np.float32]) -> float:
+    shown = to_uint8(probability_of(lead))
+    if isinstance(case.truth, Boxes):
+        return case.truth.score(case.name, shown).f1
+    found = case.truth.score(case.name, shown)
+    return found.miou
+
+
+def cost(scales: Sequence[float], name: str) -> float:
+    """Return network pixels a frame pixel; a strategy that looks first pays for the look."""
+    looked = {1.0} if name.startswith(("chosen", "live")) else set[float]()
+    return sum(scale**2 for scale in looked | set(scales))
+
+
+def table(
+    rows: dict[str, dict[str, list[float]]], costs: dict[str, list[float]]
+) -> None:
+    sets = sorted({key for row in rows.values() for key in row})
+    counts = {key: len(next(iter(rows.values()))[key]) for key in sets}
+    print(f"{'':28}" + "".join(f"{n:>28}" for n in STRATEGIES))
+    for key in sets:
+        means = [f"{np.mean(rows[name][key]):28.3f}" for name in STRATEGIES]
+        print(f"{key + f', n={counts[key]}':28}" + "".join(means))
+    print(
+        f"{'cost':28}" + "".join(f"{np.mean(costs[name]):28.2f}" for name in STRATEGIES)
+    )
+
+
+def plot(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """Draw each strategy's gain over native, set by set."""
+    sets = sorted(next(iter(rows.values())))
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots()
+    names = [name for name in STRATEGIES if name != "native"]
+    for index, name in enumerate(names):
+        gain = [np.mean(rows[name][s]) - np.mean(rows["native"][s]) for s in sets]
+        places = np.arange(len(sets)) + (index / len(names) - 0.5) * 0.8
+        axes.bar(places, gain, 0.8 / len(names), label=name)
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_xticks(np.arange(len(sets)), sets, rotation=30, ha="right")
+    axes.set_ylabel("gain over native (MIoU, F1)")
+    axes.legend(frameon=False, fontsize=8, ncols=3)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="base")
+    parser.add_argument("--frames", type=int, default=6, help="simulated, of each size")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    network, card = checkpoint.load(options.model)
+    run = torch_run(network)
+    print(f"{card.model_id} on {machine()}")
+    rows: dict[str, dict[str, list[float]]] = {name: {} for name in STRATEGIES}
+    costs: dict[str, list[float]] = {name: [] for name in STRATEGIES}
+    for case in [*real_cases(), *simulated_cases(options.frames)]:
+        leads = leads_of(case, run)
+        for name, strategy in STRATEGIES.items():
+            scales = tuple(
+                s for s in strategy(leads, case.pixels.shape) if s in leads
+            ) or (1.0,)
+            value = score(case, mean_lead([leads[s] for s in scales]))
+            costs[name].append(cost(scales, name))
+            for key in case.sets:
+                rows[name].setdefault(key, []).append(value)
+    table(rows, costs)
+    if options.plot:
+        plot(rows, options.plot)
+    figures = {
+        name: {
+            key: {"mean": float(np.mean(v)), "sd": float(np.std(v)), "n": len(v)}
+            for key, v in row.items()
+        }
+        | {"cost": float(np.mean(costs[name]))}
+        for name, row in rows.items()
+    }
+    write_json(
+        options.json,
+        {"model_id": card.model_id, "machine": machine(), "figures": figures},
+    )
+
+
+if __name__ == "__main__":
+    main()

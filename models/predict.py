@@ -1,0 +1,69 @@
+"""From one frame's pixels to its probability map, as live inference, judges and benchmarks see it.
+
+Normalise, look natively, look again where `Scales` says so, mean the leads.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.preprocess import normalise
+from models.scales import (
+    LIVE,
+    Scales,
+    leads_at,
+    mean_lead,
+    probability_of,
+)
+from models.tiling import Run, Tiling, to_uint8
+
+
+def predict(
+    pixels: NDArray[np.generic],
+    run: Run,
+    tiling: Tiling | None = None,
+    scales: Scales = LIVE,
+) -> NDArray[np.uint8]:
+    """Return the particle probability of every pixel of one frame.
+
+    Parameters
+    ----------
+    pixels : array, shape (H, W), any real dtype
+        Detector counts. The whole frame is normalised before it is cut: tiles normalised one by
+        one would disagree about the background where they meet.
+    run : callable
+        The engine: (B, 1, h, w) float32 -> (B, h, w) float32 probability.
+    tiling : Tiling, optional
+        How to cut large frames.
+    scales : Scales, optional
+        At which magnifications to look.
+
+    Returns
+    -------
+    uint8 array, shape (H, W)
+        Probability scaled to 0..255; 128 and above is particle.
+    """
+    return predict_together([pixels], run, tiling, scales)[0]
+
+
+def predict_together(
+    frames: Sequence[NDArray[np.generic]],
+    run: Run,
+    tiling: Tiling | None = None,
+    scales: Scales = LIVE,
+) -> list[NDArray[np.uint8]]:
+    """Predict frames of one shape (H, W) in common passes, which a GPU gains from.
+
+    Parameters are those of `predict`; what exceeds one pass is cut into tiles, frame by frame.
+    """
+    cut = tiling or Tiling()
+    normalised = [normalise(pixels) for pixels in frames]
+    leads = [[native] for native in leads_at(normalised, 1.0, run, cut)]
+    wanted = [scales.beside(native) for (native,) in leads]
+    for magnification in sorted(set().union(*wanted)):
+        those = [i for i, one in enumerate(wanted) if magnification in one]
+        answers = leads_at([normalised[i] for i in those], magnification, run, cut)
+        for i, lead in zip(those, answers, strict=True):
+            leads[i].append(lead)
+    return [to_uint8(probability_of(mean_lead(of_frame))) for of_frame in leads]

@@ -1,0 +1,107 @@
+"""At which magnifications a frame is looked at: particles of 4 px and of 300 px, one network.
+
+A network sees some 100 px round a pixel and learnt textures at the sizes that training showed. A
+particle of 4 px is hardly more than its blur, one of 300 px has an inside without an edge in
+sight. So a frame is also looked at where such particles look usual, and the answers are meant as
+leads of the logits: a sure look outweighs an unsure one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from torch.nn import functional
+
+from emcopilot.labels import label_particles
+from models.tiling import Run, Tiling, predict_normalised, to_uint8
+
+Lead = NDArray[np.float32]
+"""Particle minus background logit, shape (H, W)."""
+Leads = dict[float, Lead]
+
+_SUREST = 1e-5
+"""Half floats end there, so do leads: none outweighs all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """Which magnifications a frame is looked at beside the native one."""
+
+    always: tuple[float, ...] = ()
+    when_small: tuple[float, ...] = ()
+    """Where particles are small, in place of `always`."""
+    small_px: float = 0.0
+    """Typical diameter at native magnification below which particles are small."""
+
+    def beside(self, native: Lead) -> tuple[float, ...]:
+        """Return the magnifications to look at, given what the native look said."""
+        if self.when_small and typical_diameter_px(native) < self.small_px:
+            return self.when_small
+        return self.always
+
+
+NATIVE = Scales()
+LIVE = Scales(always=(0.5,), when_small=(2.0,), small_px=12.0)
+"""The best of those that `benchmarks/scale.py` holds against each other."""
+
+
+def leads_at(
+    frames: Sequence[NDArray[np.float32]],
+    magnification: float,
+    run: Run,
+    tiling: Tiling,
+) -> list[Lead]:
+    """Look at normalised frames of one shape (H, W) at one magnification.
+
+    Returns
+    -------
+    list of float32 arrays, shape (H, W)
+        The frames' leads, at their own size.
+    """
+    looked = [magnified(frame, magnification) for frame in frames]
+    maps = predict_normalised(looked, run, tiling)
+    return [resized(lead_of(one), frames[0].shape) for one in maps]
+
+
+def magnified(frame: NDArray[np.float32], magnification: float) -> NDArray[np.float32]:
+    """Resize a frame (H, W) by a factor."""
+    return resized(frame, tuple(max(1, round(n * magnification)) for n in frame.shape))
+
+
+def resized(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Resize (H, W) to `shape`; antialiased, for skipped pixels would turn texture to noise."""
+    if image.shape == shape:
+        return image
+    layer = torch.from_numpy(image)[None, None]
+    is_smaller = shape[0] < image.shape[0]
+    return functional.interpolate(
+        layer, size=shape, mode="bilinear", antialias=is_smaller
+    )[0, 0].numpy()
+
+
+def mean_lead(leads: Sequence[Lead]) -> Lead:
+    """Return the mean of leads of one shape."""
+    return np.stack(leads).mean(axis=0)
+
+
+def probability_of(lead: Lead) -> NDArray[np.float32]:
+    """Return the particle probability 0..1 that a lead means, same shape."""
+    return expit(lead)
+
+
+def typical_diameter_px(lead: Lead) -> float:
+    """Return the median equivalent diameter of what is found; infinite where nothing is."""
+    labels = label_particles(to_uint8(probability_of(lead)))
+    area_px = np.bincount(labels.ravel())[1:]
+    return (
+        float(np.median(np.sqrt(4 * area_px / np.pi))) if area_px.size else float("inf")
+    )
+
+
+def lead_of(probability: NDArray[np.float32]) -> Lead:
+    """Return the lead of the logits that a probability 0..1 means, same shape."""
+    inside = np.clip(probability, _SUREST, 1 - _SUREST)
+    return np.log(inside / (1 - inside))

@@ -1,0 +1,126 @@
+"""Looking at several magnifications, with stand-ins for the network whose answer is known."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.predict import predict, predict_together
+from models.scales import (
+    LIVE,
+    NATIVE,
+    Scales,
+    lead_of,
+    magnified,
+    mean_lead,
+    probability_of,
+    resized,
+    typical_diameter_px,
+)
+from models.tiling import Tiling, to_uint8
+
+
+def discs(side_px: int, diameter_px: float, apart_px: int) -> NDArray[np.float32]:
+    """Return bright discs on a square grid, grey levels 0 and 1."""
+    y, x = np.mgrid[:side_px, :side_px] % apart_px - apart_px / 2
+    return (np.hypot(y, x) <= diameter_px / 2).astype(np.float32)
+
+
+def threshold(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Answer for a network that says 0.9 where it is bright and 0.1 where not."""
+    return np.where(tiles[:, 0] > 0, 0.9, 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("diameter_px", [9.0, 20.0, 40.0])
+def test_the_typical_diameter_is_the_median_of_what_is_found(
+    diameter_px: float,
+) -> None:
+    lead = np.where(discs(300, diameter_px, 60), 3, -3).astype(np.float32)
+    assert typical_diameter_px(lead) == pytest.approx(diameter_px, abs=0.5)
+
+
+def test_nothing_found_is_not_small() -> None:
+    empty = np.full((64, 64), -5, np.float32)
+    assert typical_diameter_px(empty) == float("inf")
+    rule = Scales(always=(0.5,), when_small=(2.0,), small_px=12)
+    assert rule.beside(empty) == (0.5,)
+
+
+def test_small_particles_are_enlarged_and_others_are_not() -> None:
+    rule = Scales(always=(0.5,), when_small=(2.0,), small_px=12)
+    for diameter_px, expected in ((9.0, (2.0,)), (20.0, (0.5,))):
+        lead = np.where(discs(240, diameter_px, 60), 3, -3).astype(np.float32)
+        assert rule.beside(lead) == expected
+    assert not NATIVE.beside(np.ones((64, 64), np.float32))
+
+
+def test_leads_and_probabilities_are_each_others_inverse() -> None:
+    probability = np.linspace(1e-4, 1 - 1e-4, 64, dtype=np.float32).reshape(8, 8)
+    back = probability_of(lead_of(probability))
+    np.testing.assert_allclose(back, probability, rtol=1e-4)
+    assert np.isfinite(lead_of(np.array([[0, 1]], np.float32))).all()
+
+
+def test_a_sure_look_outweighs_an_unsure_one() -> None:
+    sure, unsure = np.full((4, 4), 6, np.float32), np.full((4, 4), -1, np.float32)
+    assert (probability_of(mean_lead([sure, unsure])) > 0.9).all()
+
+
+def test_shrinking_averages_and_enlarging_keeps_levels() -> None:
+    grain = np.random.default_rng(0).normal(0, 1, (128, 96)).astype(np.float32)
+    half = magnified(grain, 0.5)
+    assert half.shape == (64, 48)
+    # A bilinear kernel over 4 x 4 px leaves about a third of white noise's deviation.
+    assert half.std() < 0.5
+    ramp = np.tile(np.arange(40, dtype=np.float32), (40, 1))
+    np.testing.assert_allclose(
+        resized(magnified(ramp, 2.0), ramp.shape), ramp, atol=0.3
+    )
+    assert magnified(grain, 1.0) is grain
+
+
+def test_the_answer_means_the_leads_of_all_looks() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def by_size(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Say 0.9 to the native look and 0.2 to the smaller one."""
+        seen.append(tiles.shape[2:])
+        value = 0.9 if tiles.shape[2] > 200 else 0.2
+        return np.full((len(tiles), *tiles.shape[2:]), value, np.float32)
+
+    frame = np.random.default_rng(1).normal(100, 10, (256, 300))
+    shown = predict(frame, by_size, scales=Scales(always=(0.5,)))
+    lead = (np.log(0.9 / 0.1) + np.log(0.2 / 0.8)) / 2
+    assert np.unique(shown).tolist() == [round(255 / (1 + np.exp(-lead)))]
+    assert len(seen) == 2
+
+
+def test_frames_together_choose_each_its_own_magnifications() -> None:
+    rule = Scales(always=(0.5,), when_small=(2.0,), small_px=12)
+    frames = [discs(256, 9, 64), discs(256, 30, 64), discs(256, 10, 32)]
+    together = predict_together(frames, threshold, scales=rule)
+    for frame, shown in zip(frames, together, strict=True):
+        np.testing.assert_array_equal(shown, predict(frame, threshold, scales=rule))
+        assert (shown >= 128).mean() == pytest.approx(frame.mean(), rel=0.1)
+
+
+def test_what_is_enlarged_past_one_pass_is_cut_into_tiles() -> None:
+    sides: list[int] = []
+
+    def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        sides.append(max(tiles.shape[2:]))
+        return threshold(tiles)
+
+    tiling = Tiling(one_pass_px=300, tile_px=256, overlap_px=64)
+    frame = discs(280, 9, 40)
+    whole = predict(frame, threshold, scales=LIVE)
+    tiled = predict(frame, run, tiling, Scales((), (2.0,), 12))
+    assert sides[1:] == [256] * len(sides[1:])
+    assert len(sides) > 2
+    assert ((whole >= 128) == (tiled >= 128)).mean() > 0.99
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (33, 7)])
+def test_tiny_frames_are_looked_at_like_others(shape: tuple[int, int]) -> None:
+    shown = predict(np.ones(shape), threshold, scales=LIVE)
+    assert shown.shape == shape
+    assert shown.dtype == to_uint8(np.ones((1, 1), np.float32)).dtype
