@@ -4,10 +4,11 @@ They travel together so that outlines never lead the image. The layout, little-e
 
     b"EML1" | uint32 header bytes | header, JSON padded with spaces to 4 bytes
     | JPEG, padded to 4 | offsets uint32 (P+1) | ids uint32 (P) | diameter float32 (P)
-    | flags uint8 (P), padded to 4 | points int16 (N, 2)
+    | flags uint8 (P), padded to 4 | points int16 (N, 2) | confidence uint8 (P), padded to 4
 
 Every array starts on a multiple of 4 bytes, so a browser maps typed arrays onto the
-packet without copying.
+packet without copying. A new array goes to the end, where a page that was opened before
+does not look; any other change needs another magic.
 """
 
 import struct
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from emcopilot.confidence import FloatArray
 from emcopilot.errors import WireError
 from emcopilot.messages import Payload, Unit
 
@@ -26,6 +28,7 @@ REJECTED = 2
 POINTS_PER_PIXEL = 8
 """Points count eighths of a shown pixel; (0, 0) is the picture's top left corner, as a
 browser counts, half a pixel from the first pixel's centre."""
+UNKNOWN_CONFIDENCE = 255
 _MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -51,6 +54,8 @@ class LiveHeader(Payload):
     particles: int
     counted: int
     excluded_border: int
+    doubtful: int
+    """Particles below an even chance; the rejected ones are not among them."""
     mean_diameter: float | None
     median_diameter: float | None
     unit: Unit
@@ -77,6 +82,8 @@ class LivePacket:
     """Shape (P,); TOUCHES_BORDER | REJECTED."""
     points: NDArray[np.int16]
     """Shape (N, 2), (x, y) in eighths of a shown pixel; may be negative at edges."""
+    confidence: NDArray[np.uint8]
+    """Shape (P,), whole percents or UNKNOWN_CONFIDENCE: see `in_percent`."""
 
     def pack(self) -> bytes:
         """Lay the packet out as one buffer.
@@ -99,6 +106,7 @@ class LivePacket:
             self.diameter.astype("<f4").tobytes(),
             _padded(self.flags.astype("u1").tobytes()),
             self.points.astype("<i2").tobytes(),
+            _padded(self.confidence.astype("u1").tobytes()),
         )
         return b"".join(parts)
 
@@ -113,18 +121,19 @@ class LivePacket:
         """
         header, start = _read_header(packet)
         count, at = header.particles, start + _padded_size(header.jpeg_bytes)
-        shapes = (("<u4", count + 1), ("<u4", count), ("<f4", count), ("u1", count))
+        per_particle = ("<u4", count), ("<f4", count), ("u1", count)
+        points_and_after = ("<i2", 2 * header.points), ("u1", count)
         arrays: list[NDArray[np.generic]] = []
-        for kind, length in (*shapes, ("<i2", 2 * header.points)):
-            size = np.dtype(kind).itemsize * length
-            if at + size > len(packet):
+        for kind, length in (("<u4", count + 1), *per_particle, *points_and_after):
+            end = at + _padded_size(np.dtype(kind).itemsize * length)
+            if end > len(packet):
                 raise WireError(
                     f"live packet of {len(packet)} bytes is cut: its arrays need "
-                    f"{at + size}; ask for the frame again"
+                    f"{end}; ask for the frame again"
                 )
             arrays.append(np.frombuffer(packet, kind, length, at))
-            at += _padded_size(size)
-        offsets, ids, diameter, flags, points = arrays
+            at = end
+        offsets, ids, diameter, flags, points, confidence = arrays
         jpeg = packet[start : start + header.jpeg_bytes]
         read = cls(
             header,
@@ -134,6 +143,7 @@ class LivePacket:
             diameter.astype(np.float32, copy=False),
             flags.astype(np.uint8, copy=False),
             points.astype(np.int16, copy=False).reshape(-1, 2),
+            confidence.astype(np.uint8, copy=False),
         )
         _check_lengths(read)
         return read
@@ -145,6 +155,22 @@ def flag_bits(
     """Return the flags of each particle, shape (P,)."""
     border = np.where(touches_border, TOUCHES_BORDER, 0)
     return (border | np.where(rejected, REJECTED, 0)).astype(np.uint8)
+
+
+def in_percent(confidence: FloatArray) -> NDArray[np.uint8]:
+    """Return each particle's confidence as a byte, shape (P,).
+
+    Parameters
+    ----------
+    confidence : float array, shape (P,)
+        Chances 0..1; NaN where unknown.
+
+    Notes
+    -----
+    Rounded down, so that "below 50" in a browser is `is_doubtful` here, to the last particle.
+    """
+    percent = np.floor(100 * confidence)
+    return np.nan_to_num(percent, nan=UNKNOWN_CONFIDENCE).astype(np.uint8)
 
 
 def _read_header(packet: bytes) -> tuple[LiveHeader, int]:
@@ -166,7 +192,8 @@ def _check_lengths(packet: LivePacket) -> None:
     header = packet.header
     promised = (header.jpeg_bytes, header.points, header.particles)
     held = (len(packet.jpeg), len(packet.points), len(packet.ids))
-    columns = {len(packet.diameter), len(packet.flags), len(packet.offsets) - 1}
+    per_particle = (packet.diameter, packet.flags, packet.confidence)
+    columns = {len(packet.offsets) - 1, *map(len, per_particle)}
     if promised != held or columns != {header.particles}:
         raise WireError(
             f"live packet of frame {header.frame_id}: header promises {promised} JPEG "

@@ -269,6 +269,7 @@ def live_frame(leased: LeasedFrame, measured: MeasuredFrame) -> LiveFrame:
         ids=particles.label,
         diameter=measured.diameters,
         touches_border=particles.touches_border,
+        confidence=particles.confidence,
         outlines=measured.outlines,
     )
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from emcopilot.confidence import is_doubtful
 from emcopilot.live_packet import (
     POINTS_PER_PIXEL,
     LiveHeader,
     LivePacket,
     flag_bits,
+    in_percent,
 )
 from emcopilot.messages import Unit
 from emcopilot.outlines import Outlines
@@ -54,6 +56,8 @@ class LiveFrame:
     """Shape (P,), equivalent diameters in `unit`."""
     touches_border: NDArray[np.bool_]
     """Shape (P,)."""
+    confidence: NDArray[np.float64]
+    """Shape (P,), the chance 0..1 that each is a particle; NaN where unknown."""
     outlines: Outlines
     """In px of the shown picture, which is `shown_factor(shape)` times smaller."""
 
@@ -240,6 +244,7 @@ def pack(frame: LiveFrame, seq: int) -> bytes:
         particles=len(frame.ids),
         counted=frame.counted,
         excluded_border=int(np.count_nonzero(frame.touches_border)),
+        doubtful=int(np.count_nonzero(is_doubtful(frame.confidence) & ~rejected)),
         mean_diameter=frame.mean_diameter,
         median_diameter=frame.median_diameter,
         unit=frame.unit,
@@ -258,6 +263,7 @@ def pack(frame: LiveFrame, seq: int) -> bytes:
         flags=flag_bits(frame.touches_border, rejected),
         # Outlines count from the first pixel's centre, browsers from its corner.
         points=frame.outlines.points + np.int16(POINTS_PER_PIXEL // 2),
+        confidence=in_percent(frame.confidence),
     ).pack()
 
 

@@ -13,6 +13,7 @@ export default {
         shown.seq = header.seq;
         shown.frame = header.frame_id;
         shown.particles = header.particles;
+        shown.doubtful = header.doubtful;
         this.$emit("frame", header);
       },
       onHover: (text) => { shown.hover = text; },

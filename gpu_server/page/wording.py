@@ -71,10 +71,14 @@ def frame_facts(frame: LiveHeader) -> str:
         facts.append(f"{size} nm/px from {frame.pixel_size_source}")
     else:
         facts.append("no pixel size")
-    facts.append(
-        "1 particle" if frame.particles == 1 else f"{frame.particles:,} particles"
-    )
+    facts.append(particle_count(frame))
     return "  ·  ".join(facts)
+
+
+def particle_count(frame: LiveHeader) -> str:
+    """Say how many particles the frame shows, and how many of them are doubtful."""
+    count = "1 particle" if frame.particles == 1 else f"{frame.particles:,} particles"
+    return f"{count}, {frame.doubtful:,} doubtful" if frame.doubtful else count
 
 
 def interval(psd: PsdAnswer) -> str:

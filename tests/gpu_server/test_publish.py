@@ -58,6 +58,7 @@ def frame_of(
         ids=found.particles.label,
         diameter=found.particles.diameters(),
         touches_border=found.particles.touches_border,
+        confidence=found.particles.confidence,
         outlines=found.outlines,
     )
 
@@ -92,6 +93,16 @@ def test_large_frames_are_shown_smaller_and_outlines_follow() -> None:
     points = packet.points[packet.offsets[whole] : packet.offsets[whole + 1]] / 8
     radius = np.hypot(points[:, 0] - 1200.25, points[:, 1] - 640.25)
     assert radius == pytest.approx(200.0, abs=0.8)
+
+
+def test_doubtful_particles_are_told_until_they_are_rejected() -> None:
+    frame = replace(frame_of(), confidence=np.array([0.2, 0.499]))
+    packet = LivePacket.unpack(pack(frame, seq=1))
+    assert packet.header.doubtful == 2
+    assert packet.confidence.tolist() == [20, 49]
+    assert packet.header.counted == 1  # doubt alone takes nothing out of the sizes
+    one_left = frame.without(np.array([False, True]))
+    assert LivePacket.unpack(pack(one_left, seq=2)).header.doubtful == 1
 
 
 def test_a_frame_without_particles_is_shown_too() -> None:

@@ -2,7 +2,9 @@
 // A plain ES module: `new FrameViewer(canvas)` works on a static page too.
 
 import { LiveFeed } from "./feed.js";
-import { drawLegend, drawNotice, drawScaleBar, drawTip, particleText } from "./overlay.js";
+import {
+  drawDoubtfulHint, drawLegend, drawNotice, drawScaleBar, drawTip, particleText,
+} from "./overlay.js";
 import { ColourScale, Particles } from "./particles.js";
 
 export { LiveFeed } from "./feed.js";
@@ -93,6 +95,7 @@ export class FrameViewer {
       drawScaleBar(context, area, { header, scale: this.view.scale });
       if (options.outlines || options.masks) {
         drawLegend(context, area, { range: this.colours.range, unit: header.unit });
+        if (header.doubtful) drawDoubtfulHint(context, area);
       }
       if (this.hovered >= 0) {
         drawTip(context, box, this.pointer, particleText(frame.packet, this.hovered));

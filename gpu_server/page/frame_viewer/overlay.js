@@ -1,7 +1,7 @@
 // What is written over the picture: scale bar, diameter legend, the particle under the pointer.
 
-import { REJECTED, TOUCHES_BORDER } from "./packet.js";
-import { colourOf } from "./particles.js";
+import { isDoubtful, REJECTED, TOUCHES_BORDER } from "./packet.js";
+import { colourOf, strokeDoubtful } from "./particles.js";
 
 const INK = "#e6ebf0";
 const FAINT = "#8e9aa6";
@@ -10,6 +10,8 @@ const MARGIN = 14;
 const PAD = 10;
 const PLATE_HEIGHT = 40;
 const LEGEND_WIDTH = 132;
+const DOUBT_HEIGHT = 26;
+const SAMPLE = 22;
 
 /** A bar of round length at the bottom left of `area`, the visible part of the picture. */
 export function drawScaleBar(context, area, { header, scale }) {
@@ -51,6 +53,23 @@ export function drawLegend(context, area, { range: [low, high], unit }) {
   }
 }
 
+/** What a grey, dashed outline means, above the legend. */
+export function drawDoubtfulHint(context, area) {
+  const text = "doubtful: probably no particle, still counted";
+  context.font = font(context, 12);
+  const plate = SAMPLE + context.measureText(text).width + 3 * PAD;
+  if (area.width < plate + 2 * MARGIN) return;
+  const left = area.x + area.width - MARGIN - plate;
+  const top = area.y + area.height - MARGIN - PLATE_HEIGHT - 6 - DOUBT_HEIGHT;
+  drawPlate(context, left, top, plate, DOUBT_HEIGHT);
+  const sample = new Path2D();
+  sample.moveTo(left + PAD, top + DOUBT_HEIGHT / 2);
+  sample.lineTo(left + PAD + SAMPLE, top + DOUBT_HEIGHT / 2);
+  strokeDoubtful(context, sample);
+  context.fillStyle = INK;
+  context.fillText(text, left + SAMPLE + 2 * PAD, top + 17);
+}
+
 /** `text` beside the pointer, kept inside `box`. */
 export function drawTip(context, box, pointer, text) {
   context.font = font(context, 13);
@@ -76,8 +95,11 @@ export function drawNotice(context, box, text, { centred }) {
 export function particleText(packet, index) {
   const [flags, name] = [packet.flags[index], `#${packet.ids[index]}`];
   if (flags & REJECTED) return `${name}  rejected`;
-  if (flags & TOUCHES_BORDER) return `${name}  cut by the border, not counted`;
-  return `${name}  ${plain(packet.diameter[index], 4)} ${packet.header.unit}`;
+  const doubt = isDoubtful(packet, index)
+    ? `  doubtful, ${packet.confidence[index]} % likely a particle`
+    : "";
+  if (flags & TOUCHES_BORDER) return `${name}  cut by the border, not counted${doubt}`;
+  return `${name}  ${plain(packet.diameter[index], 4)} ${packet.header.unit}${doubt}`;
 }
 
 function drawPlate(context, left, top, width, height, colour = PLATE) {

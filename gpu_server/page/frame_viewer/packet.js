@@ -4,6 +4,7 @@ const MAGIC = 0x314c4d45; // "EML1", little endian
 export const TOUCHES_BORDER = 1;
 export const REJECTED = 2;
 export const POINTS_PER_PIXEL = 8;
+const EVEN_CHANCE = 50; // percent; UNKNOWN_CONFIDENCE is 255 and so not doubted
 
 /** Read a packet; the arrays are views on `buffer`, nothing is copied. */
 export function readPacket(buffer) {
@@ -29,5 +30,11 @@ export function readPacket(buffer) {
     diameter: take(Float32Array, count),
     flags: take(Uint8Array, count),
     points: take(Int16Array, 2 * header.points),
+    confidence: take(Uint8Array, count),
   };
+}
+
+/** Whether a particle is less likely one than not; it counts all the same. */
+export function isDoubtful(packet, index) {
+  return packet.confidence[index] < EVEN_CHANCE;
 }

@@ -1,9 +1,12 @@
 // The particles of one packet as paths: colour by diameter, drawing, and hit testing.
 
-import { POINTS_PER_PIXEL, REJECTED, TOUCHES_BORDER } from "./packet.js";
+import { isDoubtful, POINTS_PER_PIXEL, REJECTED, TOUCHES_BORDER } from "./packet.js";
 
 const BINS = 24;
-const BORDER_COLOUR = "#9aa4ad";
+const LINE_WIDTH = 1.5; // screen pixels, as the dashes are
+const BORDER = { colour: "#9aa4ad", width: LINE_WIDTH, dash: [4, 3] };
+// Thin grey alone is lost on a grey micrograph: dark between its dashes, it is seen on any.
+const DOUBTFUL = { colour: "#c6ced5", width: 1.25, dash: [4, 3], rim: "#07090b", rimWidth: 2.5 };
 const HOVER_COLOUR = "#ffffff";
 const LETTING_GO = 0.1; // of what the range is too wide by, a frame
 
@@ -59,25 +62,17 @@ export class Particles {
 
   /** Stroke and fill; `scale` is screen pixels per picture pixel. */
   draw(context, { scale, outlines, fill }) {
-    context.lineWidth = 1.5 / scale;
     context.lineJoin = "round";
     for (const [key, path] of this.paths) {
-      const border = key === "border";
-      const colour = border ? BORDER_COLOUR : colourOf(key / (BINS - 1));
-      context.setLineDash(border ? [4 / scale, 3 / scale] : []);
+      const style = styleOf(key);
       if (fill > 0) {
         context.globalAlpha = fill;
-        context.fillStyle = colour;
+        context.fillStyle = style.colour;
         context.fill(path);
       }
-      if (outlines) {
-        context.globalAlpha = 1;
-        context.strokeStyle = colour;
-        context.stroke(path);
-      }
+      context.globalAlpha = 1;
+      if (outlines) strokeAs(context, path, style, scale);
     }
-    context.globalAlpha = 1;
-    context.setLineDash([]);
   }
 
   /** Highlight one particle. */
@@ -102,7 +97,7 @@ export class Particles {
   }
 
   #add(index) {
-    const { offsets, points, flags, diameter } = this.packet;
+    const { offsets, points, flags } = this.packet;
     const box = [32767, 32767, -32768, -32768];
     for (let p = offsets[index]; p < offsets[index + 1]; p += 1) {
       box[0] = Math.min(box[0], points[2 * p]);
@@ -112,9 +107,15 @@ export class Particles {
     }
     this.boxes.set(box, 4 * index);
     if (flags[index] & REJECTED) return;
-    const key = flags[index] & TOUCHES_BORDER ? "border" : this.colours.bin(diameter[index]);
+    const key = this.#key(index);
     if (!this.paths.has(key)) this.paths.set(key, new Path2D());
     this.#trace(this.paths.get(key), index);
+  }
+
+  #key(index) {
+    const { flags, diameter } = this.packet;
+    if (isDoubtful(this.packet, index)) return "doubtful";
+    return flags[index] & TOUCHES_BORDER ? "border" : this.colours.bin(diameter[index]);
   }
 
   #trace(path, index) {
@@ -142,12 +143,38 @@ export class Particles {
   }
 }
 
-/** Smallest and largest diameter that counts, or null where none does. */
-function diameterRange({ diameter, flags }) {
+/** Stroke `path` as the outline of a doubtful particle. */
+export function strokeDoubtful(context, path) {
+  strokeAs(context, path, DOUBTFUL, 1);
+}
+
+function strokeAs(context, path, { colour, width, dash, rim, rimWidth }, scale) {
+  if (rim) {
+    context.lineWidth = rimWidth / scale;
+    context.strokeStyle = rim;
+    context.stroke(path);
+  }
+  context.lineWidth = width / scale;
+  context.setLineDash(dash.map((length) => length / scale));
+  context.strokeStyle = colour;
+  context.stroke(path);
+  context.setLineDash([]);
+}
+
+function styleOf(key) {
+  if (key === "doubtful") return DOUBTFUL;
+  if (key === "border") return BORDER;
+  return { colour: colourOf(key / (BINS - 1)), width: LINE_WIDTH, dash: [] };
+}
+
+/** Smallest and largest diameter that has a colour, or null where none has. */
+function diameterRange(packet) {
+  const { diameter, flags } = packet;
   let low = Infinity;
   let high = -Infinity;
   for (let i = 0; i < diameter.length; i += 1) {
-    if (flags[i] & (TOUCHES_BORDER | REJECTED) || !Number.isFinite(diameter[i])) continue;
+    if (flags[i] & (TOUCHES_BORDER | REJECTED) || isDoubtful(packet, i)) continue;
+    if (!Number.isFinite(diameter[i])) continue;
     low = Math.min(low, diameter[i]);
     high = Math.max(high, diameter[i]);
   }

@@ -74,6 +74,7 @@ HEADER = LiveHeader(
     particles=1234,
     counted=1200,
     excluded_border=34,
+    doubtful=0,
     mean_diameter=6.6,
     median_diameter=6.3,
     unit="nm",
@@ -195,6 +196,14 @@ def test_a_frame_tells_where_its_scale_comes_from() -> None:
     assert wording.frame_facts(HEADER) == (
         "1024 × 512 px  ·  0.2 nm/px from metadata  ·  1,234 particles"
     )
+
+
+def test_doubtful_particles_are_told_beside_the_count() -> None:
+    some = HEADER.model_copy(update={"doubtful": 17})
+    assert wording.particle_count(some) == "1,234 particles, 17 doubtful"
+    assert wording.frame_facts(some).endswith("1,234 particles, 17 doubtful")
+    one = HEADER.model_copy(update={"particles": 1, "doubtful": 1})
+    assert wording.particle_count(one) == "1 particle, 1 doubtful"
 
 
 def test_pages_oblong_pixels_and_unknown_scales_are_said() -> None:

@@ -1,0 +1,164 @@
+"""The frame viewer on a static page in a real Chromium: no server, one packet of drawn discs."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, Route, sync_playwright
+
+from emcopilot.decode import Frame
+from emcopilot.live_packet import LivePacket
+from gpu_server import page as page_package
+from gpu_server.measure import measure
+from gpu_server.publish import LiveFrame, pack
+from gpu_server.segment import Segmentation
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+SITE = "http://viewer.test"  # never looked up: every request is answered here
+MODULES = Path(page_package.__file__).parent / "frame_viewer"
+SIDE_PX = 512
+CENTRES = ((128, 128), (128, 384), (300, 256))
+RADIUS_PX = 40
+HTML = """<!doctype html><style>body { margin: 0; font-family: sans-serif }
+canvas { width: 512px; height: 512px }</style><canvas></canvas>
+<script type="module">
+import { FrameViewer } from "/index.js";
+import { readPacket } from "/packet.js";
+window.viewer = new FrameViewer(document.querySelector("canvas"), {
+  onHover: (text) => { window.hover = text; },
+});
+window.show = async (name) =>
+  window.viewer.show(readPacket(await (await fetch(name)).arrayBuffer()));
+</script>"""
+
+
+def packet(confidence: Sequence[float]) -> bytes:
+    """Return a live packet of equal discs with the chances given, in label order.
+
+    On a blank picture, so that everything seen is drawn over it.
+    """
+    y, x = np.ogrid[:SIDE_PX, :SIDE_PX]
+    discs = [np.hypot(y - cy, x - cx) <= RADIUS_PX for cy, cx in CENTRES]
+    probability = np.where(np.logical_or.reduce(discs), 255, 0).astype(np.uint8)
+    pixels = np.full((SIDE_PX, SIDE_PX), 60, np.uint16)
+    found = measure(Frame(pixels, None, None), Segmentation(probability, "m", 0, "cpu"))
+    frame = LiveFrame(
+        frame_id=1, session_id=1, session="s", name="n", page=0, pixels=pixels,
+        pixel_size_nm=None, pixel_size_source=None, model_id="m", unit="px",
+        counted=found.psd.n, mean_diameter=found.psd.mean_number,
+        median_diameter=found.psd.d50, infer_s=0.0, latency_s=None, time_s=None,
+        ids=found.particles.label, diameter=found.diameters,
+        touches_border=found.particles.touches_border,
+        confidence=np.array(confidence), outlines=found.outlines,
+    )  # fmt: skip
+    return pack(frame, seq=1)
+
+
+@dataclass
+class Viewer:
+    """The page, and what it shows."""
+
+    page: Page
+    packets: dict[str, bytes]
+
+    def show(self, name: str, confidence: Sequence[float]) -> None:
+        self.packets[name] = packet(confidence)
+        self.page.evaluate("name => window.show(name)", name)
+
+    def picture(self) -> np.ndarray:
+        """Return the canvas as int array, shape (SIDE_PX, SIDE_PX, 3)."""
+        shot = self.page.locator("canvas").screenshot()
+        return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
+
+    def around(self, disc: int) -> np.ndarray:
+        """Return the pixels near a disc's edge, shape (N, 3)."""
+        y, x = np.ogrid[:SIDE_PX, :SIDE_PX]
+        centre_y, centre_x = CENTRES[disc]
+        off = np.abs(np.hypot(y - centre_y, x - centre_x) - RADIUS_PX)
+        return self.picture()[off < 4]
+
+
+def coloured(pixels: np.ndarray) -> int:
+    return int(np.count_nonzero(np.ptp(pixels, axis=-1) > 20))
+
+
+def lighter(pixels: np.ndarray, field: int) -> int:
+    return int(np.count_nonzero(pixels.min(axis=-1) > field + 25))
+
+
+def darker(pixels: np.ndarray, field: int) -> int:
+    return int(np.count_nonzero(pixels.max(axis=-1) < field - 25))
+
+
+@pytest.fixture(scope="module")
+def viewer(chromium: str) -> Iterator[Viewer]:
+    packets: dict[str, bytes] = {}
+
+    def answer(route: Route) -> None:
+        name = route.request.url.removeprefix(f"{SITE}/")
+        if name in packets:
+            route.fulfill(body=packets[name])
+        elif name.endswith(".js"):
+            route.fulfill(path=MODULES / name, content_type="text/javascript")
+        else:
+            route.fulfill(body=HTML, content_type="text/html")
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": SIDE_PX, "height": SIDE_PX})
+        page.route(f"{SITE}/**", answer)
+        page.goto(SITE)
+        page.wait_for_function("() => window.show")
+        yield Viewer(page, packets)
+        browser.close()
+
+
+def test_a_doubtful_particle_is_grey_and_dashed_where_a_sure_one_has_a_colour(
+    viewer: Viewer,
+) -> None:
+    viewer.show("some", [0.93, 0.31, 0.5])
+    sure, doubtful, even = (viewer.around(disc) for disc in range(3))
+    field = int(viewer.picture()[10, 10, 0])
+    assert coloured(sure) > 250  # a circle of 251 px, drawn 1.5 px wide
+    assert coloured(even) > 250  # an even chance is not below one
+    assert coloured(doubtful) == 0
+    # Grey dashes on a dark line, so that they are seen on bright and dark alike.
+    assert 60 < lighter(doubtful, field) < 250
+    assert darker(doubtful, field) > 250
+    assert darker(sure, field) == 0
+
+
+def test_the_legend_explains_doubt_only_where_there_is_some(viewer: Viewer) -> None:
+    viewer.show("some", [0.93, 0.31, 0.5])
+    with_doubt = viewer.picture()[410:455, 180:]  # above the scale of diameters
+    viewer.show("sure", [0.93, 0.9, 0.5])
+    without = viewer.picture()[410:455, 180:]
+    assert np.ptp(without) == 0  # the empty field
+    assert lighter(with_doubt.reshape(-1, 3), int(without.max())) > 200  # its words
+
+
+def test_hovering_tells_the_chance_of_a_doubtful_particle(viewer: Viewer) -> None:
+    viewer.show("some", [0.93, 0.31, 0.5])
+    said = []
+    for centre_y, centre_x in CENTRES:
+        viewer.page.mouse.move(centre_x, centre_y)
+        said.append(viewer.page.evaluate("window.hover"))
+    diameter_px = float(said[0].removeprefix("#1  ").removesuffix(" px"))
+    assert diameter_px == pytest.approx(2 * RADIUS_PX, rel=0.01)  # a drawn disc
+    assert said[1].endswith(" px  doubtful, 31 % likely a particle")
+    assert "doubtful" not in said[0] + said[2]
+    viewer.page.mouse.move(SIDE_PX - 2, 2)
+
+
+def test_doubt_alone_gives_no_range_of_diameters(viewer: Viewer) -> None:
+    header = LivePacket.unpack(packet([0.1, 0.2, 0.3])).header
+    assert (header.doubtful, header.counted) == (3, 3)
+    viewer.show("none", [0.1, 0.2, 0.3])
+    assert coloured(viewer.around(0)) == coloured(viewer.around(2)) == 0
