@@ -26,12 +26,12 @@ from simulated_pool import SEED, load_pool, render_pool
 
 from models.augmentation import Source
 from models.datasets import load_frames
-from models.npssegnet import Architecture
+from models.npssegnet import NPSSEGNET
 from models.train_segmenter import train
 from models.train_settings import Recipe, TrainSettings
 
 SETTINGS = TrainSettings(
-    architecture=Architecture(local_contrast_px=16),
+    architecture=NPSSEGNET,
     batch=4,
     tile_px=256,
     learning_rate=1e-3,

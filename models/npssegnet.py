@@ -47,6 +47,10 @@ class Architecture(Settings):
     """Half width of the surroundings that local contrast is measured against; 0 shows none."""
 
 
+NPSSEGNET = Architecture(local_contrast_px=16)
+"""The paper's network with our modification."""
+
+
 class LocalContrast(nn.Module):
     """A fixed first layer: pixels (B, 1, H, W) -> pixels and their local contrast (B, 2, H, W).
 

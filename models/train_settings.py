@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from emcopilot.config import Settings, load_settings, read_toml
 from models.augmentation import Look
 from models.losses import AreasOver
-from models.npssegnet import Architecture
+from models.npssegnet import NPSSEGNET, Architecture
 
 
 class TrainSettings(Settings):
@@ -85,7 +85,7 @@ class Recipe(Settings):
 
 
 PRESETS = {
-    "standard": TrainSettings(),
+    "standard": TrainSettings(architecture=NPSSEGNET),
     "paper": TrainSettings(
         epochs=150,
         tile_px=512,

@@ -15,7 +15,7 @@ from emcopilot.errors import ConfigError, ModelError
 from models.augmentation import Source
 from models.checkpoint import load, load_state
 from models.datasets import LabelledFrame, label
-from models.npssegnet import Architecture, last_convolution
+from models.npssegnet import NPSSEGNET, Architecture, last_convolution
 from models.train_segmenter import main, train
 from models.train_settings import (
     PRESETS,
@@ -140,7 +140,8 @@ def test_the_network_named_keeps_the_files_dropout(tmp_path: Path) -> None:
     file = tmp_path / "train.toml"
     file.write_text("[architecture]\ndropout = 0.3\n")
     settings = chosen_settings("standard", file, {"architecture": {"name": "unet"}})
-    assert settings.architecture == Architecture(name="unet", dropout=0.3)
+    change = {"name": "unet", "dropout": 0.3}
+    assert settings.architecture == NPSSEGNET.model_copy(update=change)
 
 
 @pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
@@ -184,6 +185,19 @@ def test_a_run_on_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
     train(one, frames, tmp_path, recipe=Recipe(data={"sha256": "a"}))
     with pytest.raises(ModelError, match="other data"):
         train(TINY, frames, tmp_path, recipe=Recipe(data={"sha256": "b"}))
+
+
+def test_a_run_that_sees_local_contrast_starts_from_one_that_did_not(
+    tmp_path: Path,
+) -> None:
+    first = train(TINY, [Source(disc_frames())], tmp_path / "first")
+    wider = {"start": str(tmp_path / "first"), "architecture": NPSSEGNET}
+    second = train(
+        TINY.model_copy(update=wider), [Source(disc_frames())], tmp_path / "second"
+    )
+    assert second.architecture == NPSSEGNET
+    assert second.training["start"] == first.model_id
+    assert load(tmp_path / "second")[1] == second
 
 
 def test_weights_of_another_architecture_are_no_start(tmp_path: Path) -> None:
