@@ -42,14 +42,14 @@ def test_probability_is_of_the_particle_class() -> None:
 
 def test_local_contrast_is_blind_to_brightness_gain_and_slopes() -> None:
     torch.manual_seed(0)
-    grain = torch.randn(1, 1, 96, 96)
-    slope = torch.linspace(0, 40, 96).expand(1, 1, 96, 96)
+    grain = torch.randn(1, 1, 192, 192)
+    slope = torch.linspace(0, 80, 192).expand(1, 1, 192, 192)
     layer = LocalContrast(16)
     pixels, contrast = layer(grain)[0]
     assert torch.equal(pixels, grain[0, 0])
     changed = layer(3 * grain + slope + 100)[0, 1]
     # Away from the rim, where the surroundings are lopsided and a slope leaves a rest.
-    inside = slice(32, -32)
+    inside = slice(64, -64)
     difference = (changed - contrast)[inside, inside]
     # What the least spread leaves of four deviations.
     assert difference.abs().max() < 0.1
