@@ -328,7 +328,6 @@ def write(
     training = {
         **card.training,
         "temperature": earlier * calibration.temperature,
-        "particle_confidence": asdict(calibration.particles),
     }
     saved = checkpoint.save(
         directory,
@@ -338,6 +337,7 @@ def write(
         data=dict(card.data),
         training=training,
         licence=card.licence,
+        particle_confidence=calibration.particles,
     )
     scores = [s for s in card.scores if not s.metric.startswith("ECE")]
     scores += [score for verdict in verdicts for score in _scores(verdict)]
