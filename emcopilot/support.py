@@ -127,7 +127,7 @@ def _powder(shape: Shape, rng: np.random.Generator) -> Thickness:
     rough = 1 + rng.uniform(0.01, 0.08) * power_law_noise(shape, 2.0, rng, 10)
     usual = max(float(np.percentile(thickness, 90)), 0.05)
     even = np.minimum(thickness / usual, 2.4) * 1.2
-    return _enlarge(even, shape) * rough.astype(np.float32)
+    return _enlarge(even.astype(np.float32), shape) * rough.astype(np.float32)
 
 
 def _add_grain(
