@@ -73,6 +73,24 @@ def test_the_summary_names_model_failures_and_calibration(
     assert (plain["pixel_size_nm"], plain["unit"]) == (None, "px")
 
 
+def test_every_frame_says_how_sure_the_model_is_of_it(
+    run: tuple[Path, OfflineRun],
+) -> None:
+    out, _ = run
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON that other programs read")
+
+    text = (out / "summary.json").read_text(encoding="utf-8")
+    for frame in json.loads(text, parse_constant=refuse)["frames"]:
+        with (out / f"{frame['stem']}.particles.csv").open(newline="") as file:
+            chances = [float(row["confidence"]) for row in csv.DictReader(file)]
+        assert frame["particles"] == len(chances)
+        assert (frame["confidence"] is None) == (not chances)
+        assert frame["doubtful"] == sum(chance < 0.5 for chance in chances)
+        assert frame["doubtful_share"] >= 0
+
+
 def test_a_path_that_is_not_there_is_said_before_the_network_is_loaded(
     tmp_path: Path,
 ) -> None:
