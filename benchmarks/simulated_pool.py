@@ -17,10 +17,13 @@ from models.datasets import LabelledFrame, label
 
 SEED = 20_261_122
 """First entropy word of every rendered frame; the frame's number is the second."""
+GENERATOR = 3
+"""Raise it when `emcopilot.simulate` draws other frames from the same numbers: what an earlier
+version rendered into the folder is then rendered anew."""
 
 
 def render_one(number: int, side_px: int, folder: Path) -> Path:
-    path = folder / f"sim-{side_px}-{number:05d}.npz"
+    path = folder / f"sim{GENERATOR}-{side_px}-{number:05d}.npz"
     if not path.exists():
         rng = np.random.default_rng((SEED, number))
         scene = random_scene(rng, shape=(side_px, side_px), style="training")

@@ -22,7 +22,7 @@ from pathlib import Path
 from arda import SPLIT_FRACTION, labelled, read_arda, split_families
 from arda import SPLIT_SEED as FAMILY_SEED
 from emps import SPLIT_SEED, EmpsImage, data_folder, read_emps, split
-from simulated_pool import SEED, load_pool, render_pool
+from simulated_pool import GENERATOR, SEED, load_pool, render_pool
 
 from models.augmentation import Source
 from models.datasets import load_frames
@@ -60,11 +60,16 @@ def data_record(
         "validation_images": len(validation),
         "validation_dois": sorted({image.doi for image in validation}),
         "manual_share": MANUAL_SHARE,
+        "manual_scale": MANUAL_SCALE,
         "boxed": "ARDA train families (ArdaGen/STEM-Automated-Nanoparticle-Analysis-YOLOv8-SAM "
         "@db233023, MIT), half-contrast masks from boxes",
         "boxed_split": f"by family: sha256('{FAMILY_SEED}:FAMILY') below {SPLIT_FRACTION}",
         "boxed_share": BOXED_SHARE,
+        "boxed_scale": BOXED_SCALE,
         "simulated": f"emcopilot.simulate, style training, seeds ({SEED}, 0..{simulated - 1})",
+        "simulated_generator": GENERATOR,
+        "simulated_scale": SIMULATED_SCALE,
+        "invert": INVERT,
     }
 
 
