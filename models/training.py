@@ -58,7 +58,7 @@ class Run:
         state = checkpoint.load_state(directory)
         if state is None:
             return
-        theirs = TrainSettings.model_validate_json(str(state["settings"]))
+        theirs = _settings_of(state)
         if (ours := self.settings.lasting()) != theirs.lasting():
             raise ModelError(
                 f"{directory} holds a run with other settings; got {ours}, expected "
@@ -118,6 +118,13 @@ class Run:
         )
 
 
+def _settings_of(state: dict[str, object]) -> TrainSettings:
+    """Return the settings that a saved run was trained with."""
+    saved = json.loads(str(state["settings"]))
+    # Before there was a choice, areas were summed over the batch.
+    return TrainSettings.model_validate({"areas_over": "batch", **saved})
+
+
 def _first_network(settings: TrainSettings) -> tuple[nn.Module, str | None]:
     """Return the network to begin with and the id of the model it is, if it is one."""
     if settings.start is None:
@@ -139,8 +146,9 @@ def _first_network(settings: TrainSettings) -> tuple[nn.Module, str | None]:
 def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     """Take one optimiser step on a batch and return its loss.
 
-    A batch that memory does not hold is cut in two until it fits; the sum of the gradients is
-    the same but for batch normalisation, which then sees fewer tiles at a time.
+    A batch that memory does not hold is cut in two until it fits. Batch normalisation then sees
+    fewer tiles at a time, and with `areas_over` "batch" the Jaccard term sums areas over a part
+    only; but for these two the sum of the gradients is the same.
     """
     run.network.train()
     tiles, masks = tiles.to(run.device), masks.to(run.device)

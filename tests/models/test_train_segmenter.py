@@ -13,7 +13,7 @@ from PIL import Image
 
 from emcopilot.errors import ConfigError, ModelError
 from models.augmentation import Source
-from models.checkpoint import load, load_state
+from models.checkpoint import load, load_state, save_state
 from models.datasets import LabelledFrame, label
 from models.npssegnet import NPSSEGNET, Architecture, last_convolution
 from models.train_segmenter import main, train
@@ -86,6 +86,23 @@ def test_a_directory_of_another_run_is_refused(tmp_path: Path) -> None:
     train(settings, [Source(disc_frames())], tmp_path)
     with pytest.raises(ModelError, match="other settings"):
         train(TINY.model_copy(update={"seed": 5}), [Source(disc_frames())], tmp_path)
+
+
+def test_a_run_of_before_tiles_weighed_alike_goes_on_as_it_began(
+    tmp_path: Path,
+) -> None:
+    run = Run(TINY.model_copy(update={"areas_over": "batch", "centre_edges": False}))
+    run.step = 2
+    run.save_state(tmp_path)
+    state = load_state(tmp_path)
+    saved = json.loads(state["settings"])
+    del saved["areas_over"]  # as it was written then
+    save_state(tmp_path, state | {"settings": json.dumps(saved)})
+    with pytest.raises(ModelError, match="other settings"):
+        Run(TINY.model_copy(update={"centre_edges": False})).resume(tmp_path)
+    again = Run(run.settings)
+    again.resume(tmp_path)
+    assert again.step == 2
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
