@@ -78,7 +78,10 @@ def _focal(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def _jaccard(logits: Tensor, truth: Tensor, areas_over: AreasOver) -> Tensor:
-    """One minus the soft intersection over union, mean over the classes that occur."""
+    """One minus the soft intersection over union, mean over tiles (or the batch) and both classes.
+
+    A class that does not occur adds nothing, and stays in the divisor.
+    """
     summed = (2, 3) if areas_over == "tile" else (0, 2, 3)
     probability = logits.softmax(dim=1)
     overlap = (probability * truth).sum(dim=summed)
