@@ -253,11 +253,15 @@ def _parser() -> argparse.ArgumentParser:
         "--preset",
         choices=sorted(PRESETS),
         default="standard",
-        help="where settings start: ours, or the paper's (150 epochs of 512 x 512)",
+        help="where settings start: ours, for NPsSegNet, or the paper's, for plain UNet++ (150 "
+        "epochs of 512 x 512)",
     )
     parser.add_argument("--config", type=Path, help="TOML file of training settings")
     parser.add_argument(
-        "--network", choices=sorted(DECODERS), help="unetplusplus is NPsSegNet"
+        "--network",
+        choices=sorted(DECODERS),
+        help="unetplusplus: the decoder of NPsSegNet, which also is shown local contrast (not in "
+        "the paper's preset); the others: baselines, shown none",
     )
     parser.add_argument("--start", help="model to go on from; random weights if none")
     parser.add_argument("--minutes", type=float, help="budget on the clock")

@@ -14,7 +14,7 @@ from models import checkpoint
 from models.edges import shift_decision
 from models.losses import focal_and_jaccard
 from models.npssegnet import build, widened
-from models.train_settings import Recipe, TrainSettings
+from models.train_settings import Recipe, TrainSettings, network_name
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Run:
         return checkpoint.save(
             directory,
             network,
-            name=recipe.name,
+            name=recipe.name or network_name(self.settings.architecture),
             architecture=self.settings.architecture,
             data=recipe.data,
             training={

@@ -22,6 +22,7 @@ from models.train_settings import (
     Recipe,
     TrainSettings,
     chosen_settings,
+    network_name,
 )
 from models.training import Run, blend, learn, set_learning_rate
 
@@ -153,12 +154,42 @@ def test_the_budget_of_the_upper_layer_counts(tmp_path: Path) -> None:
         chosen_settings("paper", None, {"steps": 10})
 
 
-def test_the_network_named_keeps_the_files_dropout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
+def test_a_baseline_keeps_the_files_dropout_and_is_shown_no_local_contrast(
+    name: str, tmp_path: Path
+) -> None:
     file = tmp_path / "train.toml"
     file.write_text("[architecture]\ndropout = 0.3\n")
+    named = {"architecture": {"name": name}}
+    baseline = Architecture(name=name, dropout=0.3)
+    assert chosen_settings("standard", file, named).architecture == baseline
+    file.write_text(f'[architecture]\nname = "{name}"\ndropout = 0.3\n')
+    assert chosen_settings("standard", file, {}).architecture == baseline
+
+
+def test_local_contrast_that_the_file_asks_for_is_shown_to_a_baseline(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "train.toml"
+    file.write_text('[architecture]\nname = "unetplusplus"\nlocal_contrast_px = 8\n')
     settings = chosen_settings("standard", file, {"architecture": {"name": "unet"}})
-    change = {"name": "unet", "dropout": 0.3}
-    assert settings.architecture == NPSSEGNET.model_copy(update=change)
+    assert settings.architecture == Architecture(name="unet", local_contrast_px=8)
+
+
+def test_unetplusplus_is_npssegnet_in_ours_and_plain_in_the_papers_preset() -> None:
+    named = {"architecture": {"name": "unetplusplus"}}
+    for overrides in ({}, named, {**named, "steps": 10}):
+        ours = chosen_settings("standard", None, overrides).architecture
+        assert ours == NPSSEGNET
+    plain = Architecture(name="unetplusplus", dropout=0.0, local_contrast_px=0)
+    for overrides in ({}, named):
+        assert chosen_settings("paper", None, overrides).architecture == plain
+
+
+def test_a_model_is_named_after_its_network() -> None:
+    assert network_name(NPSSEGNET) == "npssegnet"
+    assert network_name(PRESETS["paper"].architecture) == "unetplusplus"
+    assert network_name(Architecture(name="unet", local_contrast_px=8)) == "unet"
 
 
 @pytest.mark.parametrize("name", ["unet", "deeplabv3plus"])
@@ -168,6 +199,7 @@ def test_the_baselines_train_with_the_same_trainer(name: str, tmp_path: Path) ->
     card = train(settings, [Source(disc_frames())], tmp_path)
     network, loaded = load(tmp_path)
     assert loaded.architecture.name == name
+    assert loaded.model_id == f"{name}-{card.sha256[:8]}"
     assert loaded.sha256 == card.sha256
     assert network(torch.zeros(1, 1, 64, 96)).shape == (1, 2, 64, 96)
 
