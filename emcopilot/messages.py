@@ -202,6 +202,9 @@ class FrameAnswer(Payload):
     confidence: float | None
     """Of all particles as they were found, weighted by area: 0..1; null without particles, and of
     results older than this figure."""
+    doubtful: int | None
+    """Particles below an even chance, as they were found; they are counted like the others. Null
+    without a result, and of results older than this figure."""
     doubtful_share: float | None
     """Pixels between 10 and 90 % over those above 50 %: high where the model is not at home."""
     infer_s: float | None
@@ -254,7 +257,7 @@ class SegmentAnswer(Payload):
     confidence: float | None
     """Of all particles, weighted by area: 0..1; null without any."""
     doubtful: int
-    """Particles below an even chance; they count in `psd` all the same."""
+    """Particles below an even chance; they count in `psd` like the others."""
     doubtful_share: float
     """Pixels between 10 and 90 % over those above 50 %: high where the model is not at home."""
     particles: list[dict[str, str | float | int | bool | None]]

@@ -266,6 +266,7 @@ def _frame_answer(found: StoredFrame, start: float | None) -> FrameAnswer:
     mean = float(sizes.mean()) if len(sizes) else None
     spread = float(sizes.std(ddof=1)) if len(sizes) > 1 else None
     border = int(np.isnan(result.diameters).sum()) if result else None
+    doubtful = _figure(result, "doubtful")
     return FrameAnswer(
         id=found.id,
         session_id=found.session_id,
@@ -292,6 +293,7 @@ def _frame_answer(found: StoredFrame, start: float | None) -> FrameAnswer:
         median_diameter=float(np.median(sizes)) if len(sizes) else None,
         dispersion=spread / mean if spread is not None and mean else None,
         confidence=_figure(result, "confidence"),
+        doubtful=None if doubtful is None else int(doubtful),
         doubtful_share=_figure(result, "doubtful_share"),
         infer_s=_figure(result, "infer_s"),
         latency_s=found.latency_s,

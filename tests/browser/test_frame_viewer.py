@@ -24,6 +24,7 @@ MODULES = Path(page_package.__file__).parent / "frame_viewer"
 SIDE_PX = 512
 CENTRES = ((128, 128), (128, 384), (300, 256))
 RADIUS_PX = 40
+HINT = "counted like the others"  # so not, where the border cuts them
 HTML = """<!doctype html><style>body { margin: 0; font-family: sans-serif }
 canvas { width: 512px; height: 512px }</style><canvas></canvas>
 <script type="module">
@@ -32,6 +33,11 @@ import { readPacket } from "/packet.js";
 window.viewer = new FrameViewer(document.querySelector("canvas"), {
   onHover: (text) => { window.hover = text; },
 });
+const write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+  window.words = [...(window.words ?? []), text];
+  write.call(this, text, ...place);
+};
 window.show = async (name) =>
   window.viewer.show(readPacket(await (await fetch(name)).arrayBuffer()));
 </script>"""
@@ -68,7 +74,13 @@ class Viewer:
 
     def show(self, name: str, confidence: Sequence[float]) -> None:
         self.packets[name] = packet(confidence)
-        self.page.evaluate("name => window.show(name)", name)
+        self.page.evaluate(
+            "name => { window.words = []; return window.show(name); }", name
+        )
+
+    def words(self) -> list[str]:
+        """Return what was written on the canvas since it was last told what to show."""
+        return self.page.evaluate("window.words")
 
     def picture(self) -> np.ndarray:
         """Return the canvas as int array, shape (SIDE_PX, SIDE_PX, 3)."""
@@ -137,9 +149,11 @@ def test_a_doubtful_particle_is_grey_and_dashed_where_a_sure_one_has_a_colour(
 
 def test_the_legend_explains_doubt_only_where_there_is_some(viewer: Viewer) -> None:
     viewer.show("some", [0.93, 0.31, 0.5])
-    with_doubt = viewer.picture()[410:455, 180:]  # above the scale of diameters
+    with_doubt = viewer.picture()[410:455, 120:]  # above the scale of diameters
+    assert any(HINT in text for text in viewer.words())
     viewer.show("sure", [0.93, 0.9, 0.5])
-    without = viewer.picture()[410:455, 180:]
+    without = viewer.picture()[410:455, 120:]
+    assert not any(HINT in text for text in viewer.words())
     assert np.ptp(without) == 0  # the empty field
     assert lighter(with_doubt.reshape(-1, 3), int(without.max())) > 200  # its words
 

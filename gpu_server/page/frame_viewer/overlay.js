@@ -55,7 +55,7 @@ export function drawLegend(context, area, { range: [low, high], unit }) {
 
 /** What a grey, dashed outline means, above the legend. */
 export function drawDoubtfulHint(context, area) {
-  const text = "doubtful: probably no particle, still counted";
+  const text = "doubtful: probably no particle, counted like the others";
   context.font = font(context, 12);
   const plate = SAMPLE + context.measureText(text).width + 3 * PAD;
   if (area.width < plate + 2 * MARGIN) return;

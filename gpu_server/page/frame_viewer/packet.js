@@ -34,7 +34,7 @@ export function readPacket(buffer) {
   };
 }
 
-/** Whether a particle is less likely one than not; it counts all the same. */
+/** Whether a particle is less likely one than not; it counts like the others. */
 export function isDoubtful(packet, index) {
   return packet.confidence[index] < EVEN_CHANCE;
 }

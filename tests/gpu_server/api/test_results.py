@@ -92,7 +92,7 @@ def test_confidence_is_the_models_chance_in_every_form_and_doubt_counts(rest) ->
     # By area: 1 against 16.
     assert said["confidence"] == pytest.approx((small + 16 * large) / 17, rel=0.01)
     assert said["doubtful_share"] == 0.0  # a threshold is never in doubt
-    assert said["counted"] == 2
+    assert (said["doubtful"], said["counted"]) == (1, 2)
     operator = {"pixel_size_nm": 0.2}  # another pixel size is no other evidence
     rest.http.post("/api/v1/sessions/1/calibration", json=operator)
     again = rest.http.get(path).json()["particles"]
@@ -102,6 +102,7 @@ def test_confidence_is_the_models_chance_in_every_form_and_doubt_counts(rest) ->
 def test_an_empty_field_has_no_confidence(rest) -> None:
     said = rest.http.get(f"/api/v1/frames/{rest.add([])}").json()
     assert (said["particles"], said["confidence"]) == (0, None)
+    assert said["doubtful"] == 0
 
 
 def test_results_of_before_there_was_a_confidence_are_still_told(rest) -> None:
@@ -111,6 +112,7 @@ def test_results_of_before_there_was_a_confidence_are_still_told(rest) -> None:
         connection.execute(results.update().values(summary=before))
     said = rest.http.get(f"/api/v1/frames/{frame}").json()
     assert (said["confidence"], said["doubtful_share"]) == (None, None)
+    assert said["doubtful"] is None
     assert (said["particles"], said["infer_s"]) == (1, 0.1)
 
 
