@@ -323,8 +323,7 @@ def write(
 ) -> ModelCard:
     """Fold the temperature in and save; figures and limits of the card stay true."""
     temper(network, calibration.temperature)
-    earlier = card.training.get("temperature", 1.0)
-    assert isinstance(earlier, float | int)
+    earlier = float(str(card.training.get("temperature", 1.0)))
     training = {
         **card.training,
         "temperature": earlier * calibration.temperature,
