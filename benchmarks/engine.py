@@ -1,6 +1,7 @@
 """Engines side by side in one run: speed, and whether they give the same masks.
 
-The engines take turns frame by frame, so that a noisy machine disturbs all of them alike.
+The engines take turns frame by frame, so that a noisy machine disturbs all of them alike. Frames
+are looked at once, at native magnification.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from gpu_server.engines.openvino_engine import OpenVinoEngine
 from gpu_server.engines.torch_engine import TorchCpuEngine, TorchCudaEngine
 from models.checkpoint import load
 from models.predict import predict
+from models.scales import NATIVE
 from models.tiling import Tiling
 
 Pixels = NDArray[np.generic]
@@ -75,14 +77,14 @@ def simulated_frames(count: int, size: int) -> list[Pixels]:
 
 def compare(engines: dict[str, Engine], frames: list[Pixels]) -> dict[str, object]:
     for engine in engines.values():  # compile and warm up outside the clock
-        predict(frames[0], engine.run)
+        predict(frames[0], engine.run, scales=NATIVE)
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     overlaps: list[float] = []
     for pixels in frames:
         masks: dict[str, NDArray[np.bool_]] = {}
         for name, engine in engines.items():
             started = time.perf_counter()
-            masks[name] = predict(pixels, engine.run) >= 128
+            masks[name] = predict(pixels, engine.run, scales=NATIVE) >= 128
             seconds[name].append(time.perf_counter() - started)
         overlaps.append(iou(masks["fp32"], masks["fast"]))
     ratios = [a / b for a, b in zip(seconds["fp32"], seconds["fast"], strict=True)]
@@ -97,8 +99,8 @@ def tiled_agreement(engine: Engine) -> dict[str, float | int]:
     """IoU of tiled and one-pass masks on frames that fit in one pass."""
     overlaps = []
     for pixels in simulated_frames(2, 1536):
-        whole = predict(pixels, engine.run) >= 128
-        tiled = predict(pixels, engine.run, Tiling(one_pass_px=1024)) >= 128
+        whole = predict(pixels, engine.run, scales=NATIVE) >= 128
+        tiled = predict(pixels, engine.run, Tiling(one_pass_px=1024), NATIVE) >= 128
         overlaps.append(iou(whole, tiled))
     return spread(overlaps)
 

@@ -9,6 +9,7 @@ by centre in box). Simulated, on supports that training never drew: particles of
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from models.npssegnet import torch_run
 from models.preprocess import normalise
 from models.scales import (
     LIVE,
-    Leads,
+    Lead,
     Scales,
     leads_at,
     mean_lead,
@@ -41,14 +42,12 @@ from models.tiling import Run, Tiling, to_uint8
 MAGNIFICATIONS = (2.0, 1.0, 0.7, 0.5, 0.35, 0.25)
 PAPER_PX = 512
 """The paper resizes every frame to this side."""
-ENLARGED_UP_TO_PX = 1100
-"""Larger frames are not enlarged: sixteen megapixels a frame are beyond any use."""
 SIZES_PX = (5.0, 8.0, 14.0, 30.0, 80.0, 200.0)
 SIMULATED_SEED = 78
 SHAPE = (768, 768)
 
-Strategy = Callable[[Leads, tuple[int, int]], tuple[float, ...]]
-"""Which magnifications to mean, given the leads at all of them and the frame's shape."""
+Strategy = Callable[["Looks"], tuple[float, ...]]
+"""Which magnifications to mean, given the leads at all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,37 +92,60 @@ def simulated_cases(frames: int) -> Iterator[Case]:
                 yield Case(name, (f"simulated {size_px:g} px",), frame.pixels, truth)
 
 
-def leads_of(case: Case, run: Run) -> Leads:
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """One frame's leads at each magnification, and what each look cost."""
+
+    leads: dict[float, Lead]
+    pixels: dict[float, int]
+
+
+def look(case: Case, run: Run) -> Looks:
+    """Look at every magnification; large frames are not enlarged, as in the live path."""
     frame = normalise(case.pixels)
-    return {
-        scale: leads_at([frame], scale, run, Tiling())[0]
-        for scale in MAGNIFICATIONS
-        if scale <= 1 or max(frame.shape) <= ENLARGED_UP_TO_PX
-    }
+    looks = Looks({}, {})
+    for scale in MAGNIFICATIONS:
+        if scale > 1 and max(frame.shape) > LIVE.enlarged_up_to_px:
+            continue
+        seen: list[int] = []
+
+        def counted(tiles: NDArray[np.float32], seen: list[int] = seen) -> Lead:
+            seen.append(tiles.size)
+            return run(tiles)
+
+        (looks.leads[scale],) = leads_at([frame], scale, counted, Tiling())
+        looks.pixels[scale] = sum(seen)
+    return looks
 
 
 def always(*scales: float) -> Strategy:
-    return lambda leads, shape: tuple(s for s in scales if s in leads) or (1.0,)
+    """Mean these; of a frame too large to be enlarged, those that are left."""
+    return lambda looks: tuple(s for s in scales if s in looks.leads) or (1.0,)
 
 
-def as_paper(leads: Leads, shape: tuple[int, int]) -> tuple[float, ...]:
+def as_paper(looks: Looks) -> tuple[float, ...]:
     """Resize to 512 px, to the nearest magnification that there is."""
-    wanted = PAPER_PX / max(shape)
-    return (min(leads, key=lambda scale: abs(np.log(scale / wanted))),)
+    return (_nearest(looks, PAPER_PX / max(looks.leads[1.0].shape)),)
 
 
 def one_chosen(target_px: float) -> Strategy:
     """Look natively, then once more where particles are of `target_px`."""
 
-    def choose(leads: Leads, shape: tuple[int, int]) -> tuple[float, ...]:
-        wanted = target_px / typical_diameter_px(leads[1.0])
-        return (min(leads, key=lambda scale: abs(np.log(scale / wanted))),)
+    def choose(looks: Looks) -> tuple[float, ...]:
+        diameter_px = typical_diameter_px(looks.leads[1.0])
+        is_empty = math.isinf(diameter_px)
+        return (1.0 if is_empty else _nearest(looks, target_px / diameter_px),)
 
     return choose
 
 
 def by_rule(rule: Scales) -> Strategy:
-    return lambda leads, shape: (1.0, *rule.beside(leads[1.0]))
+    """Do as the live path would with this rule."""
+    return lambda looks: (1.0, *rule.beside(looks.leads[1.0]))
+
+
+def _nearest(looks: Looks, wanted: float) -> float:
+    return min(looks.leads, key=lambda scale: abs(math.log(scale / wanted)))
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -140,18 +162,18 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def score(case: Case, lead: NDArray[np.float32]) -> float:
+def score(case: Case, lead: Lead) -> float:
+    """Return the MIoU against masks, the F1 by centre in box against boxes."""
     shown = to_uint8(probability_of(lead))
     if isinstance(case.truth, Boxes):
         return case.truth.score(case.name, shown).f1
-    found = case.truth.score(case.name, shown)
-    return found.miou
+    return case.truth.score(case.name, shown).miou
 
 
-def cost(scales: Sequence[float], name: str) -> float:
-    """Return network pixels a frame pixel; a strategy that looks first pays for the look."""
-    looked = {1.0} if name.startswith(("chosen", "live")) else set[float]()
-    return sum(scale**2 for scale in looked | set(scales))
+def cost(looks: Looks, scales: Sequence[float], name: str) -> float:
+    """Return pixels over those of a native look; who looks first to choose pays for it."""
+    first = {1.0} if name.startswith(("chosen", "rule", "live")) else set[float]()
+    return sum(looks.pixels[s] for s in first | set(scales)) / looks.pixels[1.0]
 
 
 def table(
@@ -198,13 +220,11 @@ def main() -> None:
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in STRATEGIES}
     costs: dict[str, list[float]] = {name: [] for name in STRATEGIES}
     for case in [*real_cases(), *simulated_cases(options.frames)]:
-        leads = leads_of(case, run)
+        looks = look(case, run)
         for name, strategy in STRATEGIES.items():
-            scales = tuple(
-                s for s in strategy(leads, case.pixels.shape) if s in leads
-            ) or (1.0,)
-            value = score(case, mean_lead([leads[s] for s in scales]))
-            costs[name].append(cost(scales, name))
+            scales = strategy(looks)
+            value = score(case, mean_lead([looks.leads[s] for s in scales]))
+            costs[name].append(cost(looks, scales, name))
             for key in case.sets:
                 rows[name].setdefault(key, []).append(value)
     table(rows, costs)

@@ -77,8 +77,12 @@ def predict_batch(
     engine: Engine, frames: list[NDArray[np.generic]], one_pass_px: int
 ) -> list[NDArray[np.uint8]]:
     """Predict frames of one shape; small ones share a pass when the engine gains from it."""
-    tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
-    return predict_together(frames, engine.run, tiling)
+    if max(frames[0].shape) <= one_pass_px:
+        tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
+        return predict_together(frames, engine.run, tiling)
+    # One after the other: several large ones at once would fill the memory.
+    predict_one = frame_predictor(engine, one_pass_px)
+    return [predict_one(pixels) for pixels in frames]
 
 
 def serve(connection: Connection, spec: InferenceSpec) -> None:

@@ -5,6 +5,7 @@ the overlap gained outweighs the union added. Particles therefore come out with 
 less the network knows, and every diameter with a bias. One number per model undoes most of it: an
 offset of the logits for which areas are right on frames whose truth is known. It is folded into
 the last convolution, so that probability 0.5 means the edge again, on every engine, at no cost.
+Frames are looked at as the live path looks at them.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.datasets import LabelledFrame
-from models.npssegnet import last_convolution
-from models.segmentation_metrics import pixel_score, predict_probability
+from models.npssegnet import last_convolution, torch_run
+from models.predict import mean_leads
+from models.segmentation_metrics import pixel_score
 
 _OFFSETS = np.arange(-3.0, 7.01, 0.05)
 """Searched; probability 0.5 moves to 0.05..0.999."""
@@ -43,7 +45,7 @@ def edge_offset(network: nn.Module, frames: Sequence[LabelledFrame]) -> float:
     """
     ratios: list[NDArray[np.float64]] = []
     for frame in frames:
-        lead = _lead(predict_probability(network, frame.pixels))
+        (lead,) = mean_leads([frame.pixels.astype(np.float32)], torch_run(network))
         found = pixel_score(lead >= 0, frame.mask).iou_particle
         if found >= _LEAST_IOU and np.count_nonzero(frame.mask) >= _FEWEST_PX:
             ratios.append(area_ratios(lead, frame.mask))
@@ -74,8 +76,3 @@ def shift_decision(network: nn.Module, offset: float) -> None:
     """Take `offset` from the lead of the particle logit, in place, half by either class."""
     bias = last_convolution(network).get_parameter("bias")
     bias += torch.tensor([offset / 2, -offset / 2], device=bias.device)
-
-
-def _lead(probability: NDArray[np.float32]) -> NDArray[np.float32]:
-    inside = np.clip(probability.astype(np.float64), 1e-6, 1 - 1e-6)
-    return np.log(inside / (1 - inside)).astype(np.float32)

@@ -116,6 +116,19 @@ def widened(
     return wider | {first: both}
 
 
+def parted(network: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return what must run in float32, and the rest, which bears 16 bits.
+
+    Local contrast subtracts nearly equal numbers: with the 8 bits of a bfloat16 mantissa a tenth
+    of it is rounding. The first part does nothing where a network is shown none.
+    """
+    match network:
+        case nn.Sequential() if isinstance(network[0], LocalContrast):
+            return network[0], network[1]
+        case _:
+            return nn.Identity(), network
+
+
 def last_convolution(network: nn.Module) -> nn.Conv2d:
     """Return the layer whose two outputs are the logits."""
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)][-1]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.preprocess import normalise
 from models.scales import (
     LIVE,
+    Lead,
     Scales,
     leads_at,
     mean_lead,
@@ -57,13 +58,24 @@ def predict_together(
 
     Parameters are those of `predict`; what exceeds one pass is cut into tiles, frame by frame.
     """
-    cut = tiling or Tiling()
     normalised = [normalise(pixels) for pixels in frames]
-    leads = [[native] for native in leads_at(normalised, 1.0, run, cut)]
+    leads = mean_leads(normalised, run, tiling, scales)
+    return [to_uint8(probability_of(lead)) for lead in leads]
+
+
+def mean_leads(
+    frames: Sequence[NDArray[np.float32]],
+    run: Run,
+    tiling: Tiling | None = None,
+    scales: Scales = LIVE,
+) -> list[Lead]:
+    """Return the leads of normalised frames of one shape (H, W), meant over all looks."""
+    cut = tiling or Tiling()
+    leads = [[native] for native in leads_at(frames, 1.0, run, cut)]
     wanted = [scales.beside(native) for (native,) in leads]
     for magnification in sorted(set().union(*wanted)):
         those = [i for i, one in enumerate(wanted) if magnification in one]
-        answers = leads_at([normalised[i] for i in those], magnification, run, cut)
+        answers = leads_at([frames[i] for i in those], magnification, run, cut)
         for i, lead in zip(those, answers, strict=True):
             leads[i].append(lead)
-    return [to_uint8(probability_of(mean_lead(of_frame))) for of_frame in leads]
+    return [mean_lead(of_frame) for of_frame in leads]

@@ -20,10 +20,9 @@ from models.tiling import Run, Tiling, predict_normalised, to_uint8
 
 Lead = NDArray[np.float32]
 """Particle minus background logit, shape (H, W)."""
-Leads = dict[float, Lead]
 
 _SUREST = 1e-5
-"""Half floats end there, so do leads: none outweighs all others."""
+"""Leads end at 11.5 either way: none outweighs all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +34,14 @@ class Scales:
     """Where particles are small, in place of `always`."""
     small_px: float = 0.0
     """Typical diameter at native magnification below which particles are small."""
+    enlarged_up_to_px: int = 1100
+    """Side of the largest frame that is looked at enlarged: a 4096 px frame would take minutes,
+    and whoever takes one at a magnification of 4 px a particle has many particles."""
 
     def beside(self, native: Lead) -> tuple[float, ...]:
         """Return the magnifications to look at, given what the native look said."""
-        if self.when_small and typical_diameter_px(native) < self.small_px:
+        may_enlarge = self.when_small and max(native.shape) <= self.enlarged_up_to_px
+        if may_enlarge and typical_diameter_px(native) < self.small_px:
             return self.when_small
         return self.always
 
@@ -76,7 +79,7 @@ def resized(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.fl
     if image.shape == shape:
         return image
     layer = torch.from_numpy(image)[None, None]
-    is_smaller = shape[0] < image.shape[0]
+    is_smaller = shape < image.shape  # both sides shrink or grow together
     return functional.interpolate(
         layer, size=shape, mode="bilinear", antialias=is_smaller
     )[0, 0].numpy()
@@ -84,7 +87,10 @@ def resized(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.fl
 
 def mean_lead(leads: Sequence[Lead]) -> Lead:
     """Return the mean of leads of one shape."""
-    return np.stack(leads).mean(axis=0)
+    total = leads[0]
+    for lead in leads[1:]:
+        total = total + lead
+    return total / np.float32(len(leads))
 
 
 def probability_of(lead: Lead) -> NDArray[np.float32]:

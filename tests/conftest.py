@@ -46,15 +46,15 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch  # not every test run needs it, and it takes seconds
 
     from models import checkpoint
-    from models.npssegnet import Architecture, build
+    from models.npssegnet import NPSSEGNET, build
 
     torch.manual_seed(3)
     directory = tmp_path_factory.mktemp("model")
     checkpoint.save(
         directory,
-        build(),
+        build(NPSSEGNET),
         name="test",
-        architecture=Architecture(),
+        architecture=NPSSEGNET,
         data={},
         training={},
     )

@@ -10,8 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-# Shapes kept compiled: a session has one frame shape, now and then two or three.
-_COMPILED_SHAPES = 6
+from models.npssegnet import parted
+
+# Shapes kept compiled: a session has one frame shape, now and then two or three, and each is
+# looked at natively, halved or doubled.
+_COMPILED_SHAPES = 9
 
 
 class _Probability(nn.Module):
@@ -36,13 +39,16 @@ class OpenVinoEngine:
             self._core.set_property({"CACHE_DIR": str(cache_dir)})
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._precision = "bf16" if "BF16" in capabilities else "f32"
-        self._model = _convert(net)
+        self._front, rest = parted(net.eval().float())
+        self._model = _convert(rest, channels=_channels(self._front))
         self._compiled: OrderedDict[tuple[int, ...], ov.CompiledModel] = OrderedDict()
         self.device = f"cpu (OpenVINO {self._precision})"
 
     def run(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (B, 1, H, W) normalised tiles to (B, H, W) probability, 0..1."""
-        return self._for_shape(tiles.shape)(np.ascontiguousarray(tiles))[0]
+        with torch.inference_mode():
+            shown = self._front(torch.from_numpy(np.ascontiguousarray(tiles))).numpy()
+        return self._for_shape(shown.shape)(shown)[0]
 
     def _for_shape(self, shape: tuple[int, ...]) -> ov.CompiledModel:
         compiled = self._compiled.get(shape)
@@ -61,13 +67,19 @@ class OpenVinoEngine:
         return compiled
 
 
-def _convert(net: nn.Module) -> ov.Model:
+def _channels(front: nn.Module) -> int:
+    """Return how many channels the network is shown."""
+    with torch.inference_mode():
+        return front(torch.zeros(1, 1, 64, 64)).shape[1]
+
+
+def _convert(net: nn.Module, channels: int) -> ov.Model:
     """Trace the network for any batch and any side that divides by 32."""
     with torch.inference_mode(), warnings.catch_warnings():
         # OpenVINO's converter traces; PyTorch would rather have it exported.
         warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated")
         return ov.convert_model(
-            _Probability(net.eval().float()),
-            example_input=torch.zeros(1, 1, 64, 64),
-            input=[ov.PartialShape([-1, 1, -1, -1])],
+            _Probability(net),
+            example_input=torch.zeros(1, channels, 64, 64),
+            input=[ov.PartialShape([-1, channels, -1, -1])],
         )

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from emcopilot.errors import ConfigError
+from models.npssegnet import parted
 
 _Graph = Callable[[torch.Tensor], torch.Tensor]
 
@@ -43,16 +44,19 @@ class TorchCudaEngine:
                 "device = cuda, but PyTorch sees no NVIDIA GPU on this machine; "
                 "check `nvidia-smi`, or use device = auto or cpu"
             )
-        self._net = net.eval().half().cuda().to(memory_format=torch.channels_last)
+        front, rest = parted(net.eval())
+        self._front = front.float().cuda()
+        self._net = rest.half().cuda().to(memory_format=torch.channels_last)
         self._graphs: dict[tuple[int, ...], _Graph] = {}
         self.device = f"cuda ({torch.cuda.get_device_name()}, fp16)"
 
     def run(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Map (B, 1, H, W) normalised tiles to (B, H, W) probability, 0..1."""
-        batch = torch.from_numpy(np.ascontiguousarray(tiles)).half().cuda()
+        pixels = torch.from_numpy(np.ascontiguousarray(tiles)).cuda()
         with torch.inference_mode():
+            batch = self._front(pixels).half()
             replay = self._graphs.get(tuple(batch.shape)) or self._capture(batch)
-            return replay(batch).float().cpu().numpy()
+            return replay(batch).cpu().numpy()
 
     def _capture(self, example: torch.Tensor) -> _Graph:
         """Record the network for this input shape."""
@@ -78,4 +82,5 @@ class TorchCudaEngine:
         return replay
 
     def _probability(self, tiles: torch.Tensor) -> torch.Tensor:
-        return self._net(tiles).softmax(1)[:, 1]
+        # In 16 bits, 1 - p is cut off far before p is, and leads would lean to the particle.
+        return self._net(tiles).float().softmax(1)[:, 1]

@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import ConfigError, ModelError
+from gpu_server.engines.openvino_engine import OpenVinoEngine
 from gpu_server.inference import build_engine
 from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
 from models.checkpoint import load, write_card
+from models.npssegnet import NPSSEGNET, build, parted
 from models.predict import predict
 
 
@@ -145,6 +148,23 @@ def test_openvino_and_torch_give_the_same_probability(model: Path) -> None:
     reference = predict(pixels, torch_fp32.run).astype(int)
     # bf16 keeps 8 bits of mantissa: a few per cent of probability where it is steepest.
     assert np.abs(ours - reference).mean() < 4
+
+
+def test_local_contrast_of_faint_grain_survives_the_engines_16_bits() -> None:
+    """On a bright support the grain is per mille of the signal: bfloat16 would round it away."""
+    grain = np.random.default_rng(8).normal(0, 0.02, (1, 1, 128, 128)) + 6.0
+    tiles = grain.astype(np.float32)
+    network = build(NPSSEGNET).eval()
+    # A network that shows its second channel: particle where contrast is positive.
+    shown = nn.Conv2d(2, 2, 1)
+    with torch.no_grad():
+        shown.weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 1.0]]).view(2, 2, 1, 1))
+        shown.bias.zero_()
+    network = nn.Sequential(parted(network)[0], shown).eval()
+    with torch.inference_mode():
+        exact = network(torch.from_numpy(tiles)).softmax(1)[:, 1].numpy()
+    assert exact.std() > 0.1
+    np.testing.assert_allclose(OpenVinoEngine(network).run(tiles), exact, atol=0.01)
 
 
 def test_the_api_process_never_imports_torch() -> None:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from models.npssegnet import LocalContrast
 from models.predict import predict, predict_together
 from models.scales import (
     LIVE,
@@ -117,6 +119,27 @@ def test_what_is_enlarged_past_one_pass_is_cut_into_tiles() -> None:
     assert sides[1:] == [256] * len(sides[1:])
     assert len(sides) > 2
     assert ((whole >= 128) == (tiled >= 128)).mean() > 0.99
+
+
+def test_large_frames_are_not_enlarged() -> None:
+    rule = Scales(when_small=(2.0,), small_px=12, enlarged_up_to_px=200)
+    for side_px, expected in ((200, (2.0,)), (240, ())):
+        lead = np.where(discs(side_px, 9, 40), 3, -3).astype(np.float32)
+        assert rule.beside(lead) == expected
+
+
+def test_local_contrast_knows_no_tile() -> None:
+    """It reaches 64 px, a quarter of what tiles share: tiles agree with one pass."""
+    layer = LocalContrast(16)
+
+    def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return layer(torch.from_numpy(tiles))[:, 1].sigmoid().numpy()
+
+    frame = np.random.default_rng(3).normal(0, 1, (700, 640)).astype(np.float32)
+    tiled = predict(frame, run, Tiling(512, 512, 256), NATIVE).astype(int)
+    whole = predict(frame, run, Tiling(4096), NATIVE).astype(int)
+    assert np.abs(tiled - whole).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 40), (33, 7)])
