@@ -107,11 +107,11 @@ def _powder(shape: Shape, rng: np.random.Generator) -> Thickness:
     """
     small = _half(shape)
     thickness = np.zeros(small, np.float32)
-    # Where the powder lies: everywhere, or in clumps with vacuum between them.
-    clumps = power_law_noise(small, 3.0, rng, 1.0) > rng.uniform(-1.8, 0.3)
-    places = np.argwhere(clumps)
-    if not len(places):
-        return _plain_film(shape, rng)
+    # Where the powder lies: everywhere, or in clumps with vacuum between them. The field's mean
+    # is 0, so its largest value is above: some place there always is.
+    height = power_law_noise(small, 3.0, rng, 1.0)
+    least = min(rng.uniform(-1.8, 0.3), 0.9 * float(height.max()))
+    places = np.argwhere(height > least)
     grain_px = (
         min(small) * 0.015 * 10 ** rng.random()
     )  # a radius: 1.5 to 15 % of a side
