@@ -8,14 +8,15 @@ training part (split by paper) with the paper's loss, optimiser, schedule and au
 for each seed; scored on the validation part, image by image. NPsSegNet is UNet++ with what we
 changed: local contrast and dropout; plain UNet++ says what that buys. `--scale cpu` uses
 256 x 256 tiles and 30 epochs, some 70 minutes for all networks and one seed on two cores;
-`--scale paper` 512 x 512 and 150. Runs that are done are kept: the command resumes.
+`--scale paper` 512 x 512 and 150. Runs that are done are kept: the command resumes, and reports
+after every seed. Frames are looked at in native magnification only, as in the paper, so that
+networks are compared and nothing else; the live path looks at several.
 """
 
 import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from skimage.filters import threshold_otsu
 
 from models import checkpoint, curves
 from models.augmentation import Source
+from models.checkpoint import ModelCard
 from models.datasets import LabelledFrame, load_frames, read_pair, read_pixels
 from models.npssegnet import NPSSEGNET, Architecture, torch_run
 from models.predict import predict
@@ -113,12 +115,26 @@ def trained_scores(
         train(settings, [source], directory, recipe=recipe, held_out=held_out)
         (directory / "done").touch()
         (directory / checkpoint.STATE_FILE).unlink(missing_ok=True)
-    network, _ = checkpoint.load(directory)
+    network, card = checkpoint.load(directory)
+    require_same(card, settings, directory)
     run = torch_run(network)
     return [
         one.truth.score(one.image.pair.name, predict(one.pixels, run, scales=NATIVE))
         for one in validation
     ]
+
+
+def require_same(card: ModelCard, settings: TrainSettings, directory: Path) -> None:
+    """Take a run for the one that is wanted only if it was trained as that one would be."""
+    wanted = settings.model_dump(mode="json", include=set(settings.lasting()))
+    trained = {**card.training, "architecture": card.architecture.model_dump()}
+    others = [key for key, value in wanted.items() if trained.get(key) != value]
+    if others:
+        raise SystemExit(
+            f"{directory} holds a finished run of other settings: got "
+            f"{ {key: trained.get(key) for key in others} }, expected "
+            f"{ {key: wanted[key] for key in others} }; choose another --out, or remove it"
+        )
 
 
 def otsu_scores(
@@ -234,6 +250,23 @@ def plot_curves(out: Path, seeds: Sequence[int], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def report(
+    out: Path,
+    scores: dict[str, list[list[ImageScore]]],
+    validation: Sequence[Judged],
+    seeds: Sequence[int],
+) -> None:
+    """Print the table, and write it with its plots beside the runs, whose names begin as `out`."""
+    figures = table(scores, validation)
+    plot_groups(scores, validation, out.with_name(f"{out.name}.png"))
+    plot_curves(out, seeds, out.with_name(f"{out.name}-curves.png"))
+    per_image = {k: [[asdict(s) for s in one] for one in v] for k, v in scores.items()}
+    write_json(
+        out.with_name(f"{out.name}.json"),
+        {"machine": machine(), "figures": figures, "per_image": per_image},
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="runs, table and plots")
@@ -248,22 +281,19 @@ def main() -> None:
     print(
         f"{machine()}; EMPS by paper: {len(training)} training, {len(held_out)} validation"
     )
+    otsu = [otsu_scores(training, validation)]
     scores: dict[str, list[list[ImageScore]]] = {network: [] for network in NETWORKS}
     # Seed by seed: what is there after some hours compares all networks.
-    for seed, network in product(options.seeds, NETWORKS):
-        directory = options.out / f"{options.scale}-{network}-{seed}"
-        settings = settings_for(network, seed, options.scale, options.device)
-        scores[network].append(trained_scores(directory, settings, frames, validation))
-    scores["otsu"] = [otsu_scores(training, validation)]
-    figures = table(scores, validation)
-    plot_groups(scores, validation, options.out / f"{options.scale}.png")
-    runs = options.out / options.scale
-    plot_curves(runs, options.seeds, options.out / f"{options.scale}-curves.png")
-    per_image = {k: [[asdict(s) for s in one] for one in v] for k, v in scores.items()}
-    write_json(
-        options.out / f"{options.scale}.json",
-        {"machine": machine(), "figures": figures, "per_image": per_image},
-    )
+    for count, seed in enumerate(options.seeds, start=1):
+        for network in NETWORKS:
+            directory = options.out / f"{options.scale}-{network}-{seed}"
+            settings = settings_for(network, seed, options.scale, options.device)
+            scores[network].append(
+                trained_scores(directory, settings, frames, validation)
+            )
+        print(f"\n{count} of {len(options.seeds)} seeds")
+        so_far = {**scores, "otsu": otsu}
+        report(options.out / options.scale, so_far, validation, options.seeds[:count])
 
 
 if __name__ == "__main__":
