@@ -158,6 +158,7 @@ STRATEGIES: dict[str, Strategy] = {
     "double + native + half": always(2.0, 1.0, 0.5),
     "native + 0.7 + half + 0.35": always(1.0, 0.7, 0.5, 0.35),
     "chosen once, 25 px": one_chosen(25.0),
+    "native, double where small": by_rule(Scales((), (2.0,), LIVE.small_px)),
     "live default": by_rule(LIVE),
 }
 

@@ -6,6 +6,7 @@ sight. So a frame is also looked at where such particles look usual, and the ans
 leads of the logits: a sure look outweighs an unsure one.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class Scales:
 
 
 NATIVE = Scales()
-LIVE = Scales(always=(0.5,), when_small=(2.0,), small_px=12.0)
+LIVE = Scales(always=(0.5,), when_small=(2.0,), small_px=24.0)
 """The best of those that `benchmarks/scale.py` holds against each other."""
 
 
@@ -99,12 +100,17 @@ def probability_of(lead: Lead) -> NDArray[np.float32]:
 
 
 def typical_diameter_px(lead: Lead) -> float:
-    """Return the median equivalent diameter of what is found; infinite where nothing is."""
+    """Return the diameter below which half of the particles' area lies; infinite where none is.
+
+    Not the median over particles: a few specks beside large particles would make them small.
+    """
     labels = label_particles(to_uint8(probability_of(lead)))
-    area_px = np.bincount(labels.ravel())[1:]
-    return (
-        float(np.median(np.sqrt(4 * area_px / np.pi))) if area_px.size else float("inf")
-    )
+    area_px = np.sort(np.bincount(labels.ravel())[1:])
+    if not area_px.size:
+        return math.inf
+    total = np.cumsum(area_px)
+    middle = area_px[np.searchsorted(total, total[-1] / 2)]
+    return math.sqrt(4 * float(middle) / math.pi)
 
 
 def lead_of(probability: NDArray[np.float32]) -> Lead:

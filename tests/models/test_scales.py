@@ -33,11 +33,19 @@ def threshold(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("diameter_px", [9.0, 20.0, 40.0])
-def test_the_typical_diameter_is_the_median_of_what_is_found(
+def test_the_typical_diameter_is_that_of_what_is_found(
     diameter_px: float,
 ) -> None:
     lead = np.where(discs(300, diameter_px, 60), 3, -3).astype(np.float32)
     assert typical_diameter_px(lead) == pytest.approx(diameter_px, abs=0.5)
+
+
+def test_specks_beside_large_particles_do_not_make_them_small() -> None:
+    lead = np.where(discs(240, 60, 120), 3, -3).astype(np.float32)
+    lead[10::20, 10::20] = 3  # specks of 3 x 3 px, a hundred of them
+    lead[11::20, 10::20] = lead[10::20, 11::20] = lead[11::20, 11::20] = 3
+    lead[12::20, 10:13:1] = 3
+    assert typical_diameter_px(lead) > 55
 
 
 def test_nothing_found_is_not_small() -> None:
