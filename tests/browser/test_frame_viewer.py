@@ -132,7 +132,7 @@ def viewer(chromium: str) -> Iterator[Viewer]:
         browser.close()
 
 
-def test_a_doubtful_particle_is_grey_and_dashed_where_a_sure_one_has_a_colour(
+def test_a_doubtful_particle_is_grey_and_dotted_where_a_sure_one_has_a_colour(
     viewer: Viewer,
 ) -> None:
     viewer.show("some", [0.93, 0.31, 0.5])
@@ -141,8 +141,8 @@ def test_a_doubtful_particle_is_grey_and_dashed_where_a_sure_one_has_a_colour(
     assert coloured(sure) > 250  # a circle of 251 px, drawn 1.5 px wide
     assert coloured(even) > 250  # an even chance is not below one
     assert coloured(doubtful) == 0
-    # Grey dashes on a dark line, so that they are seen on bright and dark alike.
-    assert 60 < lighter(doubtful, field) < 250
+    # Grey dots on a dark line, so that they are seen on bright and dark alike.
+    assert 30 < lighter(doubtful, field) < 250
     assert darker(doubtful, field) > 250
     assert darker(sure, field) == 0
 

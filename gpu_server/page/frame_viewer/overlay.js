@@ -53,7 +53,7 @@ export function drawLegend(context, area, { range: [low, high], unit }) {
   }
 }
 
-/** What a grey, dashed outline means, above the legend. */
+/** What a grey, dotted outline means, above the legend. */
 export function drawDoubtfulHint(context, area) {
   const text = "doubtful: probably no particle, counted like the others";
   context.font = font(context, 12);
