@@ -1,7 +1,7 @@
 """The loss of NPsSegNet: focal, which looks at pixels, and Jaccard, which looks at areas.
 
 Areas are compared tile by tile: over a whole batch, as the paper's library does, a tile with
-large particles outweighs one with small ones ten times, and small particles are hardly learnt.
+large particles outweighs one with small ones, and small particles are learnt late.
 Both terms treat particle and background alike; what doubt at the edge does to areas all the
 same, and what is done about it, is said in `edges.py`.
 Source: the paper's settings: mean of FocalLoss (multiclass, alpha 0.25) and JaccardLoss
