@@ -49,8 +49,9 @@ class Scales:
 
 NATIVE = Scales()
 LIVE = Scales(always=(0.5,), when_small=(2.0,), small_px=24.0)
-"""Chosen on the validation images of `benchmarks/scale.py`: half beside native serves large particles,
-double beside native small ones. One look chosen by size finds more on catalysts, and loses on film."""
+"""Chosen on the validation images of `benchmarks/scale.py`: half beside native serves large
+particles, double beside native small ones. One look chosen by size finds more on catalysts, and
+loses on film."""
 
 
 def leads_at(
