@@ -20,6 +20,10 @@ FOCAL_ALPHA = 0.25
 FOCAL_GAMMA = 2.0
 """Lin et al. 2017, eq. 5; the default of the library that the paper used."""
 
+ABSENT_SHARE = 0.005
+"""Of a tile: the area against which an absent class's false pixels are weighed, as if one small
+particle were there. Without it a tile that shows nothing hardly minds an invented particle."""
+
 AreasOver = Literal["tile", "batch"]
 """Over what the Jaccard term sums areas before it divides them."""
 
@@ -80,13 +84,17 @@ def _focal(logits: Tensor, truth: Tensor) -> Tensor:
 def _jaccard(logits: Tensor, truth: Tensor, areas_over: AreasOver) -> Tensor:
     """One minus the soft intersection over union, mean over tiles (or the batch) and both classes.
 
-    A class that does not occur adds nothing, and stays in the divisor.
+    Over tiles, a class that does not occur is scored by what is taken for it: s / (s + area), s
+    being `ABSENT_SHARE` of the tile. Over the batch, as in the paper's library, it adds nothing,
+    and stays in the divisor.
     """
     summed = (2, 3) if areas_over == "tile" else (0, 2, 3)
     probability = logits.softmax(dim=1)
     overlap = (probability * truth).sum(dim=summed)
     present = truth.sum(dim=summed)
-    union = probability.sum(dim=summed) + present - overlap
-    iou = overlap / union.clamp_min(1e-7)
-    # A class that no pixel has cannot be scored by overlap; focal still sees it.
-    return ((1.0 - iou) * (present > 0)).mean()
+    taken = probability.sum(dim=summed)
+    iou = overlap / (taken + present - overlap).clamp_min(1e-7)
+    if areas_over == "batch":
+        return ((1.0 - iou) * (present > 0)).mean()
+    small = ABSENT_SHARE * truth.shape[2] * truth.shape[3]
+    return (1.0 - torch.where(present > 0, iou, small / (small + taken))).mean()

@@ -57,6 +57,20 @@ def test_every_tile_weighs_alike_however_small_its_particles() -> None:
     )
 
 
+def test_a_tile_without_particles_minds_an_invented_one() -> None:
+    masks = torch.zeros(1, 100, 100, dtype=torch.int64)
+    nothing = torch.tensor([20.0, -20.0])[None, :, None, None].repeat(1, 1, 100, 100)
+    invented = nothing.clone()
+    invented[:, :, 40:47, 40:47] *= -1  # 49 px: as large as ABSENT_SHARE of the tile
+    assert focal_and_jaccard(nothing, masks).jaccard.item() == pytest.approx(
+        0, abs=1e-4
+    )
+    # 1 - 50 / (50 + 49) for the particle, 49 of 10,000 px for the background
+    assert focal_and_jaccard(invented, masks).jaccard.item() == pytest.approx(
+        (49 / 99 + 49 / 10_000) / 2, rel=1e-3
+    )
+
+
 def test_exchanging_the_classes_changes_nothing() -> None:
     torch.manual_seed(1)
     logits, masks = torch.randn(2, 2, 8, 8), torch.randint(0, 2, (2, 8, 8))
