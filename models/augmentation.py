@@ -200,6 +200,10 @@ def _restyle(tile: Tile, rng: np.random.Generator) -> Tile:
         weight = float(rng.uniform(0.05, 0.8)) * _grain_weight(tile, rng)
         tile = _float32(tile + grain * weight)
     if rng.random() < 0.1:
+        tile = _scan_lines(tile, rng)
+    if rng.random() < 0.15:
+        tile = _saturate(tile, rng)
+    if rng.random() < 0.1:
         tile = _hot_pixels(tile, rng)
     return tile
 
@@ -227,6 +231,25 @@ def _grain_weight(tile: Tile, rng: np.random.Generator) -> Tile:
         return np.ones_like(tile)
     low, high = float(tile.min()), float(tile.max())
     return _float32(np.sqrt((tile - low) / max(high - low, 1e-6)) * 1.4)
+
+
+def _scan_lines(tile: Tile, rng: np.random.Generator) -> Tile:
+    """Give each line, or each column of a turned tile, its own brightness, as charging does."""
+    side = tile.shape[0]
+    shape = (side, 1) if rng.random() < 0.5 else (1, side)
+    lines = rng.standard_normal(shape, np.float32)
+    if rng.random() < 0.5:  # charge stays for some lines
+        lines = ndimage.gaussian_filter1d(lines, 2.0, axis=int(shape[0] == 1)) * 2.0
+    return _float32(tile + lines * float(rng.uniform(0.05, 0.5)))
+
+
+def _saturate(tile: Tile, rng: np.random.Generator) -> Tile:
+    """Clip the brightest or darkest pixels, as a badly set gain does."""
+    level = float(np.quantile(tile[::4, ::4], rng.uniform(0.9, 0.995)))
+    if rng.random() < 0.5:
+        return np.minimum(tile, np.float32(level))
+    low = float(np.quantile(tile[::4, ::4], rng.uniform(0.005, 0.1)))
+    return np.maximum(tile, np.float32(low))
 
 
 def _hot_pixels(tile: Tile, rng: np.random.Generator) -> Tile:

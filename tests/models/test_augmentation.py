@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import augmentation
 from models.augmentation import Source, cut, draw_batch, draw_tile
 from models.datasets import LabelledFrame, label
 
@@ -102,3 +103,22 @@ def test_sources_are_drawn_by_their_shares() -> None:
     _, masks = draw_batch(sources, count=200, tile_px=32, seed=(0,))
     # Binomial: 50 +- 6 of 200.
     assert 25 <= int((masks.float().mean(dim=(1, 2)) > 0.5).sum()) <= 75
+
+
+def test_scan_lines_change_whole_lines_only() -> None:
+    tile = np.zeros((64, 64), np.float32)
+    for seed in range(8):
+        lines = augmentation._scan_lines(tile, np.random.default_rng(seed))
+        assert lines.dtype == np.float32
+        assert min(np.ptp(lines, axis=0).max(), np.ptp(lines, axis=1).max()) == 0
+        assert np.ptp(lines) > 0
+
+
+def test_saturation_clips_one_end_and_keeps_the_rest() -> None:
+    rng = np.random.default_rng(3)
+    tile = rng.standard_normal((64, 64), np.float32)
+    for seed in range(8):
+        clipped = augmentation._saturate(tile, np.random.default_rng(seed))
+        changed = clipped != tile
+        assert 0 < changed.mean() < 0.25
+        assert len(np.unique(clipped[changed])) == 1
