@@ -7,37 +7,47 @@ Only the "training" family of supports is drawn; the demo's family stays unseen.
 
 import argparse
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from emcopilot.simulate import random_scene, render_micrograph
+from models import preprocess
 from models.datasets import LabelledFrame, label
 
 SEED = 20_261_122
 """First entropy word of every rendered frame; the frame's number is the second."""
-GENERATOR = 3
+GENERATOR = 4
 """Raise it when `emcopilot.simulate` draws other frames from the same numbers: what an earlier
 version rendered into the folder is then rendered anew."""
+EMPTY_EVERY = 12
+"""One frame in so many shows the support alone: what is no particle is to be learnt, too."""
 
 
 def render_one(number: int, side_px: int, folder: Path) -> Path:
-    path = folder / f"sim{GENERATOR}-{side_px}-{number:05d}.npz"
+    """Render one frame and keep it normalised, as training takes it."""
+    version = f"{GENERATOR}.{preprocess.VERSION}"
+    path = folder / f"sim{version}-{side_px}-{number:05d}.npz"
     if not path.exists():
         rng = np.random.default_rng((SEED, number))
         scene = random_scene(rng, shape=(side_px, side_px), style="training")
-        frame = render_micrograph(scene, rng)
+        if number % EMPTY_EVERY == 0:
+            scene = replace(scene, population=replace(scene.population, count=0))
+        drawn = render_micrograph(scene, rng)
+        frame = label(path.stem, drawn.pixels, drawn.labels > 0)
         part = path.with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as file:
-            np.savez(file, pixels=frame.pixels, mask=frame.labels > 0)
+            np.savez(file, pixels=frame.pixels, mask=frame.mask)
         part.replace(path)
     return path
 
 
 def render_pool(
-    folder: Path, frames: int, side_px: int = 512, workers: int = 2
+    folder: Path, frames: int, side_px: int = 512, workers: int | None = None
 ) -> list[Path]:
+    """Render what is not there yet, on all cores; returns the files in the order of numbers."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = range(frames)
     with ProcessPoolExecutor(workers) as pool:
@@ -46,11 +56,14 @@ def render_pool(
 
 
 def load_pool(paths: list[Path]) -> list[LabelledFrame]:
-    frames: list[LabelledFrame] = []
-    for path in paths:
-        with np.load(path) as arrays:
-            frames.append(label(path.stem, arrays["pixels"], arrays["mask"]))
-    return frames
+    """Read rendered frames, in order."""
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(_load, paths))
+
+
+def _load(path: Path) -> LabelledFrame:
+    with np.load(path) as arrays:
+        return LabelledFrame(path.stem, arrays["pixels"], arrays["mask"])
 
 
 if __name__ == "__main__":

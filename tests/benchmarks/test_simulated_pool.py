@@ -35,3 +35,11 @@ def test_another_generators_frames_are_not_taken_for_ours(
         assert np.array_equal(
             one["pixels"], other["pixels"]
         )  # the numbers are the same
+
+
+def test_every_twelfth_frame_shows_the_support_alone(tmp_path: Path) -> None:
+    paths = [pool.render_one(number, 128, tmp_path) for number in range(13)]
+    frames = pool.load_pool(paths)
+    assert not frames[0].mask.any()
+    assert not frames[12].mask.any()
+    assert sum(frame.mask.any() for frame in frames[1:12]) >= 9
