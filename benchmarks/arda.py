@@ -25,6 +25,10 @@ from models.segmentation_metrics import FloatArray
 
 SPLIT_SEED, SPLIT_FRACTION = 2, 0.34
 """The first seed that leaves HAADF and BF families in both parts."""
+BRIGHT_FIELD = "Pt_carbon"
+"""The bright-field family that this split trains on; the other is PtC."""
+BRIGHT_FIELD_KEY = "boxed_bright_field"
+"""Under which a model's card says which one it was."""
 RIM = 0.35
 """Of a box's side: how far its surroundings reach."""
 LEAST_FILLED = 0.2
@@ -62,13 +66,25 @@ def read_arda(folder: Path) -> list[ArdaImage]:
 
 
 def split_families(
-    images: list[ArdaImage],
+    images: list[ArdaImage], bright_field: str = BRIGHT_FIELD
 ) -> tuple[list[ArdaImage], list[ArdaImage]]:
-    """Return (training, validation); no sample family is in both."""
+    """Return (training, validation); no sample family is in both for the same kind of image.
+
+    Parameters
+    ----------
+    images : list of ArdaImage
+    bright_field : str
+        The one of the two bright-field families that is trained on, "" for neither: each fold of
+        leaving one out trains on the other.
+    """
     held_out = [
         image
         for image in images
-        if is_held_out(image.family, seed=SPLIT_SEED, fraction=SPLIT_FRACTION)
+        if (
+            is_held_out(image.family, seed=SPLIT_SEED, fraction=SPLIT_FRACTION)
+            if image.is_bright
+            else image.family != bright_field
+        )
     ]
     return [image for image in images if image not in held_out], held_out
 

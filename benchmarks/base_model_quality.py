@@ -17,7 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from arda import ArdaImage, read_arda, split_families
+from arda import (
+    BRIGHT_FIELD,
+    BRIGHT_FIELD_KEY,
+    ArdaImage,
+    read_arda,
+    split_families,
+)
 from emps import EmpsImage, data_folder, read_emps, split
 from machine import machine, write_json
 from one_liner import BLURS_PX, one_liner_miou
@@ -32,7 +38,9 @@ from models.npssegnet import torch_run
 from models.predict import predict
 from models.scores import ImageScore, score_image
 from models.tiling import Run
+from models.training import named_device
 
+PARTS = ("film", "HAADF", "BF", "simulated")
 DEMO_SIZES_PX = (14.0, 24.0, 40.0, 60.0)
 SIMULATED_SEED = 77
 WILD_SIDE_PX = 768
@@ -114,14 +122,19 @@ def real(run: Run) -> list[Figure]:
     ]
 
 
-def catalysts(run: Run) -> list[Figure]:
-    """Score HAADF and BF families apart, those held out first."""
+def catalysts(run: Run, card: ModelCard, kind: str) -> list[Figure]:
+    """Score the families of one kind of image ("HAADF" or "BF"), those held out first."""
     figures: list[Figure] = []
-    training, validation = split_families(read_arda(data_folder()))
+    trained_on = str(card.data.get(BRIGHT_FIELD_KEY, BRIGHT_FIELD))
+    training, validation = split_families(read_arda(data_folder()), trained_on)
     for part, images in (("validation", validation), ("training", training)):
-        for kind in ("HAADF", "BF"):
-            chosen = [i for i in images if i.is_bright == (kind == "HAADF")]
+        chosen = [i for i in images if i.is_bright == (kind == "HAADF")]
+        if chosen:
             scores = [box_score(image, run) for image in chosen]
+            for score in scores:
+                print(
+                    f"{score.name}: F1 {score.f1:.3f}, {score.found} found", flush=True
+                )
             what = f"ARDA {part} families, {kind}"
             figures += [
                 Figure.of(f"{what}, F1 by centre in box", [s.f1 for s in scores]),
@@ -186,16 +199,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="base")
     parser.add_argument("--frames", type=int, default=8, help="simulated, of each kind")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="what it is judged on"
+    )
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--json", type=Path)
     parser.add_argument(
         "--record", action="store_true", help="write them into the card"
     )
     options = parser.parse_args()
     network, card = checkpoint.load(options.model)
-    run = torch_run(network)
+    run = torch_run(network.to(named_device(options.device)))
     print(f"{card.model_id} on {machine()}")
-    figures = real(run) + catalysts(run)
-    for wild in (False, True):
+    figures: list[Figure] = []
+    if "film" in options.parts:
+        figures += real(run)
+    for kind in ("HAADF", "BF"):
+        if kind in options.parts:
+            figures += catalysts(run, card, kind)
+    for wild in (False, True) if "simulated" in options.parts else ():
         figures += simulated(run, "haadf", options.frames, wild=wild)
         figures += simulated(run, "bf", options.frames, wild=wild)
     for figure in figures:
