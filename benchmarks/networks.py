@@ -9,11 +9,14 @@ for each seed; scored on the validation part, image by image. NPsSegNet is UNet+
 changed: local contrast and dropout; plain UNet++ says what that buys. `--scale cpu` uses
 256 x 256 tiles and 30 epochs, some 70 minutes for all networks and one seed on two cores;
 `--scale paper` 512 x 512 and 150. Runs that are done are kept: the command resumes, and reports
-after every seed. Frames are looked at in native magnification only, as in the paper, so that
-networks are compared and nothing else; the live path looks at several.
+after every seed. `--only NETWORK` trains and scores one network and reports nothing, so that a
+machine with many cores or a GPU does several at a time (`compare_networks.sh`). Frames are looked
+at in native magnification only, as in the paper, so that networks are compared and nothing else;
+the live path looks at several.
 """
 
 import argparse
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +33,7 @@ from skimage.filters import threshold_otsu
 
 from models import checkpoint, curves
 from models.augmentation import Source
-from models.checkpoint import ModelCard
+from models.checkpoint import ModelCard, write_atomically
 from models.datasets import LabelledFrame, load_frames, read_pair, read_pixels
 from models.npssegnet import NPSSEGNET, Architecture, torch_run
 from models.predict import predict
@@ -39,6 +42,7 @@ from models.scores import ImageScore, MarkedParticles, true_labels, whole_diamet
 from models.significance import holm, paired_test
 from models.train_segmenter import train
 from models.train_settings import PRESETS, Recipe, TrainSettings
+from models.training import named_device
 
 NETWORKS = {
     "npssegnet": NPSSEGNET,
@@ -60,6 +64,8 @@ METRICS = ("loss", "pa", "miou", "boundary_f1", "instance_f1")
 SCALES = {"cpu": {"tile_px": 256, "epochs": 30.0}, "paper": {}}
 SMALL_PX = 20.0
 """Median diameter below which an image's particles count as small."""
+SCORES_FILE = "scores.json"
+"""Of a run that is done: its card and the score of every validation image."""
 LOW_CONTRAST = 2.0
 """Contrast over the background's spread below which particles count as faint."""
 
@@ -90,13 +96,16 @@ def judged(image: EmpsImage) -> Judged:
     )
 
 
-def settings_for(network: str, seed: int, scale: str, device: str) -> TrainSettings:
+def settings_for(
+    network: str, seed: int, scale: str, device: str, workers: int | None = None
+) -> TrainSettings:
     return PRESETS["paper"].model_copy(
         update={
             **SCALES[scale],
             "architecture": NETWORKS[network],
             "seed": seed,
             "device": device,
+            "workers": workers,
         }
     )
 
@@ -108,20 +117,29 @@ def trained_scores(
     validation: Sequence[Judged],
 ) -> list[ImageScore]:
     """Train (or go on, or find it done) and score one network with one seed."""
-    if not (directory / "done").exists():
-        source = Source(training)
-        recipe = Recipe(name=f"networks-{directory.name}")
-        held_out = load_frames(one.image.pair for one in validation[::4])
-        train(settings, [source], directory, recipe=recipe, held_out=held_out)
-        (directory / "done").touch()
-        (directory / checkpoint.STATE_FILE).unlink(missing_ok=True)
+    done = directory / SCORES_FILE
+    if done.exists():
+        kept = json.loads(done.read_text())
+        require_same(ModelCard.model_validate(kept["card"]), settings, directory)
+        return [ImageScore(**score) for score in kept["scores"]]
+    source = Source(training)
+    recipe = Recipe(name=f"networks-{directory.name}")
+    held_out = load_frames(one.image.pair for one in validation[::4])
+    train(settings, [source], directory, recipe=recipe, held_out=held_out)
     network, card = checkpoint.load(directory)
-    require_same(card, settings, directory)
-    run = torch_run(network)
-    return [
+    run = torch_run(network.to(named_device(settings.device)))
+    scores = [
         one.truth.score(one.image.pair.name, predict(one.pixels, run, scales=NATIVE))
         for one in validation
     ]
+    kept = {
+        "card": card.model_dump(mode="json"),
+        "machine": machine(),
+        "scores": [asdict(score) for score in scores],
+    }
+    write_atomically(done, json.dumps(kept, indent=1).encode())
+    (directory / checkpoint.STATE_FILE).unlink(missing_ok=True)
+    return scores
 
 
 def require_same(card: ModelCard, settings: TrainSettings, directory: Path) -> None:
@@ -273,6 +291,10 @@ def main() -> None:
     parser.add_argument("--scale", choices=sorted(SCALES), default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--workers", type=int, help="processes that cut tiles")
+    parser.add_argument(
+        "--only", choices=sorted(NETWORKS), help="train this one, and report nothing"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     training, held_out = split(read_emps(data_folder()))
@@ -281,16 +303,20 @@ def main() -> None:
     print(
         f"{machine()}; EMPS by paper: {len(training)} training, {len(held_out)} validation"
     )
-    otsu = [otsu_scores(training, validation)]
+    otsu = [] if options.only else [otsu_scores(training, validation)]
     scores: dict[str, list[list[ImageScore]]] = {network: [] for network in NETWORKS}
     # Seed by seed: what is there after some hours compares all networks.
     for count, seed in enumerate(options.seeds, start=1):
-        for network in NETWORKS:
+        for network in [options.only] if options.only else NETWORKS:
             directory = options.out / f"{options.scale}-{network}-{seed}"
-            settings = settings_for(network, seed, options.scale, options.device)
+            settings = settings_for(
+                network, seed, options.scale, options.device, options.workers
+            )
             scores[network].append(
                 trained_scores(directory, settings, frames, validation)
             )
+        if options.only:
+            continue
         print(f"\n{count} of {len(options.seeds)} seeds")
         so_far = {**scores, "otsu": otsu}
         report(options.out / options.scale, so_far, validation, options.seeds[:count])
