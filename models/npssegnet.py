@@ -55,30 +55,44 @@ class LocalContrast(nn.Module):
     """A fixed first layer: pixels (B, 1, H, W) -> pixels and their local contrast (B, 2, H, W).
 
     Local contrast is what is left after the mean of the surroundings is subtracted and their
-    spread divided by. Boxes over boxes weigh near pixels more; every engine has them.
+    spread divided by. Boxes over boxes weigh near pixels more.
     """
 
     def __init__(self, reach_px: int) -> None:
         super().__init__()
-        side = 2 * reach_px + 1
-        across, along = (
-            nn.AvgPool2d(kernel, 1, padding, count_include_pad=False)
-            for kernel, padding in (
-                ((1, side), (0, reach_px)),
-                ((side, 1), (reach_px, 0)),
-            )
-        )
-        self.mean = nn.Sequential(across, along, across, along)
+        self.reach_px = reach_px
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Add the second channel."""
         # In float32: squares of small differences are lost in 16 bits.
         with torch.autocast(pixels.device.type, enabled=False):
             values = pixels.float()
-            rest = values - self.mean(values)
-            spread = self.mean(rest * rest).sqrt()
+            rest = values - self._mean(values)
+            # Running sums may leave an even area a hair below zero.
+            spread = self._mean(rest * rest).clamp_min(0).sqrt()
             contrast = rest / (spread + LEAST_SPREAD)
         return torch.cat([pixels, contrast.to(pixels.dtype)], dim=1)
+
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        for dim in (3, 2, 3, 2):
+            values = box_mean(values, dim, self.reach_px)
+        return values
+
+
+def box_mean(values: torch.Tensor, dim: int, reach: int) -> torch.Tensor:
+    """Return the mean of each value's neighbours along `dim`, `reach` either way, within bounds.
+
+    From running sums: six times as fast on a CPU as average pooling with 33 px, at 1088 x 1088;
+    values within +-10 keep five digits.
+    """
+    side = values.shape[dim]
+    place = torch.arange(side, device=values.device)
+    first, end = (place - reach).clamp(min=0), (place + reach + 1).clamp(max=side)
+    zero = torch.zeros_like(values.narrow(dim, 0, 1))
+    sums = torch.cat([zero, values.cumsum(dim)], dim)
+    total = sums.index_select(dim, end) - sums.index_select(dim, first)
+    count = (end - first).to(values.dtype)
+    return total / count.reshape([-1 if d == dim else 1 for d in range(values.ndim)])
 
 
 def build(architecture: Architecture | None = None) -> nn.Module:

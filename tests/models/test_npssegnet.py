@@ -7,6 +7,7 @@ from models.npssegnet import (
     NPSSEGNET,
     Architecture,
     LocalContrast,
+    box_mean,
     build,
     particle_probability,
     widened,
@@ -76,3 +77,12 @@ def test_a_widened_network_answers_as_the_narrow_one_did() -> None:
     frame = torch.randn(1, 1, 64, 64)
     with torch.inference_mode():
         assert torch.equal(wide(frame), narrow(frame))
+
+
+def test_a_box_mean_is_the_mean_of_the_neighbours_within_bounds() -> None:
+    values = torch.linspace(-10, 10, 5 * 40).reshape(1, 1, 5, 40).sin() * 10
+    means = box_mean(values, 3, 16)
+    for column in (0, 7, 20, 39):
+        near = values[..., max(0, column - 16) : column + 17]
+        assert torch.allclose(means[..., column], near.mean(dim=3), atol=1e-5)
+    assert torch.allclose(box_mean(values.mT, 2, 16), means.mT, atol=1e-5)
