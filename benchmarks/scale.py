@@ -11,7 +11,7 @@ by centre in box). Simulated, on supports that training never drew: particles of
 import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +46,8 @@ SIZES_PX = (5.0, 8.0, 14.0, 30.0, 80.0, 200.0)
 SIMULATED_SEED = 78
 SHAPE = (768, 768)
 
-Strategy = Callable[["Looks"], tuple[float, ...]]
-"""Which magnifications to mean, given the leads at all of them."""
+Strategy = Callable[["Looks"], "Answer"]
+"""What to make of the leads at all magnifications."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,19 @@ class Looks:
     pixels: dict[float, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a strategy says of a frame, and at which magnifications it looked."""
+
+    lead: Lead
+    scales: tuple[float, ...]
+
+    @classmethod
+    def meant(cls, looks: Looks, scales: tuple[float, ...]) -> "Answer":
+        """Mean the leads at these magnifications."""
+        return cls(mean_lead([looks.leads[s] for s in scales]), scales)
+
+
 def look(case: Case, run: Run) -> Looks:
     """Look at every magnification; large frames are not enlarged, as in the live path."""
     frame = normalise(case.pixels)
@@ -120,28 +133,40 @@ def look(case: Case, run: Run) -> Looks:
 
 def always(*scales: float) -> Strategy:
     """Mean these; of a frame too large to be enlarged, those that are left."""
-    return lambda looks: tuple(s for s in scales if s in looks.leads) or (1.0,)
+
+    def choose(looks: Looks) -> Answer:
+        left = tuple(s for s in scales if s in looks.leads)
+        return Answer.meant(looks, left or (1.0,))
+
+    return choose
 
 
-def as_paper(looks: Looks) -> tuple[float, ...]:
+def as_paper(looks: Looks) -> Answer:
     """Resize to 512 px, to the nearest magnification that there is."""
-    return (_nearest(looks, PAPER_PX / max(looks.leads[1.0].shape)),)
+    wanted = PAPER_PX / max(looks.leads[1.0].shape)
+    return Answer.meant(looks, (_nearest(looks, wanted),))
 
 
 def one_chosen(target_px: float) -> Strategy:
     """Look natively, then once more where particles are of `target_px`."""
 
-    def choose(looks: Looks) -> tuple[float, ...]:
+    def choose(looks: Looks) -> Answer:
         diameter_px = typical_diameter_px(looks.leads[1.0])
         is_empty = math.isinf(diameter_px)
-        return (1.0 if is_empty else _nearest(looks, target_px / diameter_px),)
+        scale = 1.0 if is_empty else _nearest(looks, target_px / diameter_px)
+        return Answer.meant(looks, (scale,))
 
     return choose
 
 
 def by_rule(rule: Scales) -> Strategy:
     """Do as the live path would with this rule."""
-    return lambda looks: (1.0, *rule.beside(looks.leads[1.0]))
+
+    def choose(looks: Looks) -> Answer:
+        scales = (1.0, *rule.beside(looks.leads[1.0]))
+        return Answer(rule.meant({s: looks.leads[s] for s in scales}), scales)
+
+    return choose
 
 
 def _nearest(looks: Looks, wanted: float) -> float:
@@ -158,7 +183,7 @@ STRATEGIES: dict[str, Strategy] = {
     "double + native + half": always(2.0, 1.0, 0.5),
     "native + 0.7 + half + 0.35": always(1.0, 0.7, 0.5, 0.35),
     "chosen once, 25 px": one_chosen(25.0),
-    "native, double where small": by_rule(Scales((), (2.0,), LIVE.small_px)),
+    "live, specks meant too": by_rule(replace(LIVE, specks_px=0.0)),
     "live default": by_rule(LIVE),
 }
 
@@ -223,9 +248,9 @@ def main() -> None:
     for case in [*real_cases(), *simulated_cases(options.frames)]:
         looks = look(case, run)
         for name, strategy in STRATEGIES.items():
-            scales = strategy(looks)
-            value = score(case, mean_lead([looks.leads[s] for s in scales]))
-            costs[name].append(cost(looks, scales, name))
+            answer = strategy(looks)
+            value = score(case, answer.lead)
+            costs[name].append(cost(looks, answer.scales, name))
             for key in case.sets:
                 rows[name].setdefault(key, []).append(value)
     table(rows, costs)

@@ -14,7 +14,6 @@ from models.scales import (
     Lead,
     Scales,
     leads_at,
-    mean_lead,
     probability_of,
 )
 from models.tiling import Run, Tiling, to_uint8
@@ -71,11 +70,11 @@ def mean_leads(
 ) -> list[Lead]:
     """Return the leads of normalised frames of one shape (H, W), meant over all looks."""
     cut = tiling or Tiling()
-    leads = [[native] for native in leads_at(frames, 1.0, run, cut)]
-    wanted = [scales.beside(native) for (native,) in leads]
+    looks = [{1.0: native} for native in leads_at(frames, 1.0, run, cut)]
+    wanted = [scales.beside(native[1.0]) for native in looks]
     for magnification in sorted(set().union(*wanted)):
         those = [i for i, one in enumerate(wanted) if magnification in one]
         answers = leads_at([frames[i] for i in those], magnification, run, cut)
         for i, lead in zip(those, answers, strict=True):
-            leads[i].append(lead)
-    return [mean_lead(of_frame) for of_frame in leads]
+            looks[i][magnification] = lead
+    return [scales.meant(of_frame) for of_frame in looks]

@@ -17,6 +17,7 @@ from models.scales import (
     probability_of,
     resized,
     typical_diameter_px,
+    with_specks,
 )
 from models.tiling import Tiling, to_uint8
 
@@ -155,3 +156,21 @@ def test_tiny_frames_are_looked_at_like_others(shape: tuple[int, int]) -> None:
     shown = predict(np.ones(shape), threshold, scales=LIVE)
     assert shown.shape == shape
     assert shown.dtype == to_uint8(np.ones((1, 1), np.float32)).dtype
+
+
+def test_a_speck_that_only_the_enlarged_look_shows_is_kept() -> None:
+    native, enlarged = (np.full((60, 60), -6, np.float32) for _ in range(2))
+    enlarged[10:14, 10:14] = 2  # 4.5 px in diameter
+    enlarged[30:45, 30:45] = 2  # 17 px: the looks are meant
+    shown = with_specks(mean_lead([native, enlarged]), enlarged, 8.0)
+    assert (shown[10:14, 10:14] == 2).all()
+    assert (shown[30:45, 30:45] == -2).all()
+    assert shown.dtype == np.float32
+    rule = Scales(when_small=(2.0,), small_px=12, specks_px=8.0)
+    np.testing.assert_array_equal(rule.meant({1.0: native, 2.0: enlarged}), shown)
+
+
+def test_specks_change_nothing_where_no_look_is_enlarged() -> None:
+    native, half = np.full((9, 9), 1, np.float32), np.full((9, 9), -3, np.float32)
+    assert (LIVE.meant({1.0: native, 0.5: half}) == -1).all()
+    assert (LIVE.meant({1.0: native}) == 1).all()
