@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -105,17 +106,23 @@ def _take_steps(
     settings = run.settings
     seen, saved_s = time.monotonic(), run.elapsed_s
     losses: list[float] = []
+    waits_s: list[float] = []
     batches = iter(tile_batches(run, sources))
     while run.progress < 1.0:
         set_learning_rate(run.optimizer, settings, run.progress)
-        losses.append(learn(run, *next(batches)))
+        asked = time.monotonic()
+        tiles, masks = next(batches)
+        waits_s.append(time.monotonic() - asked)
+        losses.append(learn(run, tiles, masks))
         run.step += 1
         # A suspended machine or a stopped process spends no budget: it learns nothing.
         run.elapsed_s += min(time.monotonic() - seen, LONGEST_STEP_S)
         seen = time.monotonic()
         if run.step % settings.report_every == 0:
-            _report(directory, run, loss=sum(losses) / len(losses))
+            # A device that waits for tiles wants more `workers`; one that does not, none.
+            _report(directory, run, loss=fmean(losses), tile_wait_s=fmean(waits_s))
             losses.clear()
+            waits_s.clear()
         if run.step % settings.judge_every == 0:
             _judge(directory, run, held_out)
         if run.elapsed_s - saved_s >= settings.save_every_s:
