@@ -33,6 +33,7 @@ from models.edges import edge_offset, shift_decision
 from models.npssegnet import DECODERS
 from models.train_settings import PRESETS, Recipe, TrainSettings, chosen_settings
 from models.training import Run, learn, set_learning_rate
+from models.watch import Cancelled, Watch
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def train(
     *,
     recipe: Recipe | None = None,
     held_out: Sequence[LabelledFrame] = (),
+    watch: Watch | None = None,
 ) -> ModelCard:
     """Train to the end of the budget and leave a model in `directory`.
 
@@ -67,9 +69,13 @@ def train(
         For the model card.
     held_out : sequence of LabelledFrame
         Frames whose loss, PA and MIoU are reported; never trained on, never selected on.
+    watch : Watch, optional
+        Of the job that this training is a stage of.
 
     Raises
     ------
+    Cancelled
+        If the watch said so; the state is saved.
     ConfigError
         If the disk cannot hold the run.
     ModelError
@@ -83,7 +89,7 @@ def train(
     run = Run(settings, recipe.data)
     _require_space(directory, run)
     run.resume(directory)
-    _take_steps(run, sources, directory, recipe, held_out)
+    _take_steps(run, sources, directory, recipe, held_out=held_out, watch=watch)
     _save_on_the_way(run, directory, recipe)
     offset = None
     if settings.centre_edges:
@@ -100,7 +106,9 @@ def _take_steps(
     sources: Sequence[Source],
     directory: Path,
     recipe: Recipe,
+    *,
     held_out: Sequence[LabelledFrame],
+    watch: Watch | None,
 ) -> None:
     """Spend the budget: draw, learn, report, judge, save."""
     settings = run.settings
@@ -109,6 +117,11 @@ def _take_steps(
     waits_s: list[float] = []
     batches = iter(tile_batches(run, sources))
     while run.progress < 1.0:
+        if watch and watch.is_cancelled():
+            run.save_state(directory)
+            raise Cancelled(
+                f"training was cancelled at step {run.step}; started again, it goes on there"
+            )
         set_learning_rate(run.optimizer, settings, run.progress)
         asked = time.monotonic()
         tiles, masks = next(batches)
@@ -121,6 +134,8 @@ def _take_steps(
         if run.step % settings.report_every == 0:
             # A device that waits for tiles wants more `workers`; one that does not, none.
             _report(directory, run, loss=fmean(losses), tile_wait_s=fmean(waits_s))
+            if watch:
+                watch.report("train", run.step, settings.steps, loss=fmean(losses))
             losses.clear()
             waits_s.clear()
         if run.step % settings.judge_every == 0:

@@ -180,7 +180,7 @@ def _add_gradients(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     pieces = tiles.tensor_split(run.parts), masks.tensor_split(run.parts)
     for piece, piece_masks in zip(*pieces, strict=True):
         # Tiles have one shape: timing cuDNN's algorithms pays here, not on held-out frames.
-        with torch.backends.cudnn.flags(benchmark=True):
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
             with torch.autocast(
                 run.device.type, torch.bfloat16, enabled=_is_mixed(run)
             ):

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from models.train_settings import (
     network_name,
 )
 from models.training import Run, blend, learn, set_learning_rate
+from models.watch import Cancelled
 
 TINY = TrainSettings(
     steps=3, batch=2, tile_px=32, precision="float32", device="cpu", report_every=1
@@ -280,6 +282,41 @@ def test_a_batch_that_memory_does_not_hold_goes_through_in_parts(
     assert np.isfinite(loss)
     assert seen == [4, 2, 2]
     assert run.parts == 2
+
+
+def test_training_keeps_cudnn_and_lets_it_time_its_algorithms() -> None:
+    run = Run(TINY)
+    forward, seen = run.network.forward, []
+
+    def watched(tiles: torch.Tensor) -> torch.Tensor:
+        # PyTorch's context manager of these flags takes cuDNN away unless told otherwise.
+        seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark))
+        return forward(tiles)
+
+    run.network.forward = watched
+    learn(run, torch.randn(2, 1, 32, 32), torch.ones(2, 32, 32))
+    assert seen == [(True, True)]
+
+
+def test_a_cancelled_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    class AfterTwo:
+        steps: ClassVar[list[int]] = []
+
+        def report(self, stage: str, step: int, steps: int, **figures: float) -> None:
+            self.steps.append(step)
+            assert (stage, steps) == ("train", 3)
+            assert figures["loss"] > 0
+
+        def is_cancelled(self) -> bool:
+            return len(self.steps) == 2
+
+    frames = disc_frames()
+    whole = train(TINY, [Source(frames)], tmp_path / "whole")
+    with pytest.raises(Cancelled, match="at step 2"):
+        train(TINY, [Source(frames)], tmp_path / "cut", watch=AfterTwo())
+    resumed = train(TINY, [Source(frames)], tmp_path / "cut")
+    assert resumed.sha256 == whole.sha256
+    assert AfterTwo.steps == [1, 2]
 
 
 def test_memory_too_small_for_two_tiles_is_said() -> None:
