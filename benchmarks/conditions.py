@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
+from skimage.segmentation import relabel_sequential
 
 from emcopilot.optics import Mode, Optics, random_optics
 from emcopilot.population import Population, populate
@@ -87,7 +88,9 @@ class Condition:
                 > 0.3
             ]
         shot = render(scene, bodies, backdrop, rng)
-        return self.finish(shot.pixels, shot.labels, rng)
+        pixels, labels = self.finish(shot.pixels, shot.labels, rng)
+        # What befell the picture may have hidden a particle whole.
+        return pixels, relabel_sequential(labels)[0].astype(np.int32)
 
 
 def optics(haadf: dict[str, float], bf: dict[str, float]) -> Change:

@@ -93,3 +93,10 @@ def test_an_empty_field_is_empty() -> None:
     pixels, labels = conditions.EMPTY.draw("haadf", 0)
     assert labels.max() == 0
     assert pixels.size == 2**20
+
+
+def test_a_particle_that_letters_hide_whole_leaves_no_gap_in_the_labels() -> None:
+    for number in range(4):
+        for mode in ("haadf", "bf"):
+            _, labels = named("letters, scale bar").draw(mode, number)
+            assert np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
