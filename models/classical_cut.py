@@ -1,0 +1,284 @@
+"""Particles by blur, background and threshold, chosen without a label or a word on polarity.
+
+Strategy: the threshold is not Otsu's, which wants two equal heaps of pixels and cuts the support
+where particles are few. It is the level along whose contour the frame is steepest: in noise every
+contour is as steep as any other, round particles one is steeper. Blur, background and polarity
+are then chosen for all frames of a domain together, by what a person looks for: outlines that
+stand when blur and level change a little, a step in brightness across them, and particles that
+bulge and end where the background goes on.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from emcopilot.hulls import hulls_of
+from emcopilot.runs import Labels, runs_of
+
+Frame = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+BLURS_PX = (1.0, 1.5, 2.5, 4.0, 7.0)
+BACKGROUNDS_PX = (None, 16.0, 32.0, 64.0)
+_LEAST_AREA_PX = 9
+"""As in `emcopilot.labels`: less is noise."""
+_LEVELS = 96
+_NEAR_LEVELS = 5
+"""Neighbouring levels that are taken together: one alone has few pixels."""
+_NOISE_CONTOUR = 1.36
+"""Mean slope along a contour of Gaussian noise, in medians of the slope over the frame: slopes are
+Rayleigh distributed, with median 1.177 and contour mean E[s^2]/E[s] = 1.596."""
+_MOST_COVERED = 0.65
+"""Of a frame; what covers more is the background."""
+_WIGGLE_BLUR, _WIGGLE_LEVEL = 1.3, 0.1
+"""A little more blur; a little of the contrast, either way."""
+LEAST_SOUND = 7.0
+"""On simulated frames a cut of the support had 0 to 6, seldom 8 to 19 where the support itself has
+sharp islands; one of clear particles 15 to 800."""
+_FRAMES_LOOKED_AT = 12
+_SIDE_LOOKED_AT_PX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the frames of a domain are cut."""
+
+    is_bright: bool
+    """Whether particles are brighter than what surrounds them."""
+    blur_px: float
+    """Standard deviation of the Gaussian blur."""
+    background_px: float | None
+    """Standard deviation of the blur that is subtracted as background; None subtracts none."""
+
+    def __str__(self) -> str:
+        tone = "bright" if self.is_bright else "dark"
+        background = (
+            f"less a background of {self.background_px:g} px"
+            if self.background_px
+            else "no background subtracted"
+        )
+        return f"{tone} particles, blur {self.blur_px:g} px, {background}, steepest contour"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One frame's rough mask and how well it holds."""
+
+    mask: Mask
+    """Shape (H, W); empty where nothing in the frame looks like a particle."""
+    soundness: float
+    """How surely the cut is of particles; below `LEAST_SOUND` it is of the support or of noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Relief:
+    """A frame made even, its slopes, and the levels along which it is steepest."""
+
+    height: Frame
+    slope: Frame
+    dark_level: float
+    bright_level: float
+    """The steepest that leaves enough background, for either polarity."""
+
+    def level(self, way: Way) -> float:
+        """Return the level that parts particles from background."""
+        return self.bright_level if way.is_bright else self.dark_level
+
+
+def choose_way(frames: Sequence[Frame]) -> Way:
+    """Choose how a domain is cut, from up to twelve of its frames.
+
+    Parameters
+    ----------
+    frames : sequence of float32 arrays, shape (H, W)
+        Normalised frames of one domain; of large ones the middle is looked at.
+    """
+    picked = np.linspace(0, len(frames) - 1, min(len(frames), _FRAMES_LOOKED_AT))
+    looked = [
+        _middle(frames[n]) for n in sorted(set(picked.round().astype(int).tolist()))
+    ]
+    # A way must serve all frames: one on which it shines does not make up for the others.
+    worths = [_worths(frame) for frame in looked]
+    return max(worths[0], key=lambda way: sum(worth[way] for worth in worths))
+
+
+def cut(frame: Frame, way: Way) -> Cut:
+    """Cut one normalised frame, float32 (H, W); what does not hold is no particle."""
+    even = _even(frame, way.background_px)
+    relief, blurred = (_relief(even, n * way.blur_px) for n in (1, _WIGGLE_BLUR))
+    mask = _above(relief, way, relief.level(way))
+    soundness = _soundness(mask, way, relief, blurred)
+    sound = mask if soundness >= LEAST_SOUND else np.zeros_like(mask)
+    return Cut(sound, soundness)
+
+
+def _middle(frame: Frame) -> Frame:
+    rows, columns = (max(0, (n - _SIDE_LOOKED_AT_PX) // 2) for n in frame.shape)
+    return frame[rows:, columns:][:_SIDE_LOOKED_AT_PX, :_SIDE_LOOKED_AT_PX]
+
+
+def _even(frame: Frame, background_px: float | None) -> Frame:
+    return frame - _blurred(frame, background_px) if background_px else frame
+
+
+def _relief(even: Frame, blur_px: float) -> _Relief:
+    height = _blurred(even, blur_px)
+    slope = slopes(height)
+    return _Relief(height, slope, *_steepest_levels(height, slope))
+
+
+def _blurred(frame: Frame, blur_px: float) -> Frame:
+    return np.asarray(ndimage.gaussian_filter(frame, blur_px), np.float32)
+
+
+def slopes(height: Frame) -> Frame:
+    """Return the size of the gradient per px of (H, W), the same shape."""
+    down, across = np.gradient(height)
+    return np.hypot(down, across)
+
+
+def _steepest_levels(height: Frame, slope: Frame) -> tuple[float, float]:
+    """Return the levels, for dark and bright, whose contours are surest steeper than noise's.
+
+    By the coarea formula the pixels between two near levels, weighed by their slope, stand for
+    the contour's length: its mean slope is sum(slope^2) / sum(slope).
+    """
+    low, high = (float(v) for v in np.percentile(height, [0.1, 99.9]))
+    if high <= low:
+        return low, high
+    step = (high - low) / _LEVELS
+    place = np.clip((height - low) / step, 0, _LEVELS - 1).astype(np.intp).ravel()
+    near = np.ones(_NEAR_LEVELS)
+    length, total = (
+        np.convolve(np.bincount(place, weights.ravel(), _LEVELS), near, "same")
+        for weights in (slope, slope**2)
+    )
+    noise = _NOISE_CONTOUR * float(np.median(slope))
+    excess = total / np.maximum(length, 1e-9) / max(noise, 1e-9) - 1
+    # In standard errors, but for a constant: they fall with the root of the length.
+    sureness = excess * np.sqrt(length / (_NEAR_LEVELS * step))
+    ends = _NEAR_LEVELS // 2 + 1  # beyond the tail percentiles all is in one bin
+    below = np.cumsum(np.bincount(place, minlength=_LEVELS)) / place.size
+    inner = np.arange(_LEVELS)
+    is_inner = (inner >= ends) & (inner < _LEVELS - ends)
+    dark, bright = (
+        int(np.argmax(np.where(is_inner & leaves_background, sureness, -np.inf)))
+        for leaves_background in (below <= _MOST_COVERED, below >= 1 - _MOST_COVERED)
+    )
+    return low + (dark + 0.5) * step, low + (bright + 0.5) * step
+
+
+def _above(relief: _Relief, way: Way, level: float) -> Mask:
+    """Return what lies on the particles' side of a level, without specks and pinholes."""
+    mask = relief.height > level if way.is_bright else relief.height < level
+    least = max(_LEAST_AREA_PX, math.pi * way.blur_px**2)
+    return ~_without_specks(~_without_specks(mask, least), least)
+
+
+def _without_specks(mask: Mask, least_px: float) -> Mask:
+    components, _ = _components(mask)
+    keeps = np.bincount(components.ravel()) >= least_px
+    keeps[0] = False
+    return keeps[components]
+
+
+def outline(mask: Mask) -> Mask:
+    """Return a mask's outermost pixels; the frame's rim is no outline."""
+    return mask & ~_shrunk(mask, 1)
+
+
+def _worths(frame: Frame) -> dict[Way, float]:
+    """Return how well each way serves one frame."""
+    worths: dict[Way, float] = {}
+    for background in BACKGROUNDS_PX:
+        even = _even(frame, background)
+        for blur in BLURS_PX:
+            if background and background < 3 * blur:
+                continue
+            relief, blurred = (_relief(even, n * blur) for n in (1, _WIGGLE_BLUR))
+            for is_bright in (True, False):
+                way = Way(is_bright, blur, background)
+                worths[way] = _worth(frame, way, relief, blurred)
+    return worths
+
+
+def _worth(frame: Frame, way: Way, relief: _Relief, blurred: _Relief) -> float:
+    mask = _above(relief, way, relief.level(way))
+    if not 0 < mask.mean() < _MOST_COVERED:
+        return 0.0
+    step = max(0.0, outline_step(frame, mask) * (1 if way.is_bright else -1))
+    rim = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    ends_inside = 1 - float(rim.mean())
+    # Squared, for polarity hangs on it: what is left between particles does not bulge.
+    bulge = solidity(mask) ** 2
+    return bulge * _stability(mask, way, relief, blurred) * step * ends_inside
+
+
+def _soundness(mask: Mask, way: Way, relief: _Relief, blurred: _Relief) -> float:
+    """Return how much clearer a cut is than one of the support beside it; see `LEAST_SOUND`."""
+    near = grown(mask, 12) & ~grown(mask, 3)
+    edge = outline(mask)
+    if not (edge.any() and near.any()) or mask.mean() > _MOST_COVERED:
+        return 0.0
+    steepness = relief.slope[edge].mean() / (np.median(relief.slope[near]) + 1e-9)
+    clearness = abs(_contrast(relief, mask)) / (relief.height[near].std() + 1e-9)
+    # Not how they bulge: particles on real supports touch and pile up.
+    stability = _stability(mask, way, relief, blurred)
+    return stability * float(clearness * steepness) / _NOISE_CONTOUR
+
+
+def _contrast(relief: _Relief, mask: Mask) -> float:
+    return float(relief.height[mask].mean() - relief.height[~mask].mean())
+
+
+def _stability(mask: Mask, way: Way, relief: _Relief, blurred: _Relief) -> float:
+    """Return 0..1: how much of a mask stays when blur and level change a little."""
+    change = _WIGGLE_LEVEL * _contrast(relief, mask)
+    moved = [
+        _above(blurred, way, blurred.level(way)),
+        _above(relief, way, relief.level(way) + change),
+        _above(relief, way, relief.level(way) - change),
+    ]
+    return float(np.mean([_overlap(mask, other) for other in moved]))
+
+
+def _overlap(one: Mask, other: Mask) -> float:
+    return np.count_nonzero(one & other) / max(np.count_nonzero(one | other), 1)
+
+
+def outline_step(frame: Frame, mask: Mask) -> float:
+    """Return by how much the frame is brighter 2-4 px within the outlines than without."""
+    within = _shrunk(mask, 1) & ~_shrunk(mask, 4)
+    without = grown(mask, 4) & ~grown(mask, 1)
+    if not (within.any() and without.any()):
+        return 0.0
+    return float(frame[within].mean() - frame[without].mean())
+
+
+def solidity(mask: Mask) -> float:
+    """Return the components' area over that of their convex hulls, 0..1."""
+    components, count = _components(mask)
+    areas = np.bincount(components.ravel())[1:].astype(float)
+    hulls = hulls_of(runs_of(components), count).areas()
+    bulging = np.minimum(areas / np.maximum(hulls, 1), 1)
+    return float((bulging * areas).sum() / areas.sum())
+
+
+def _components(mask: Mask) -> tuple[Labels, int]:
+    labels = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, output=labels)
+    return labels, int(labels.max(initial=0))
+
+
+def grown(mask: Mask, by_px: int) -> Mask:
+    """Return a mask, bool (H, W), grown by so many px."""
+    return np.asarray(ndimage.binary_dilation(mask, iterations=by_px), np.bool_)
+
+
+def _shrunk(mask: Mask, by_px: int) -> Mask:
+    eroded = ndimage.binary_erosion(mask, iterations=by_px, border_value=1)
+    return np.asarray(eroded, np.bool_)
