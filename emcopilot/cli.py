@@ -25,6 +25,7 @@ COMMANDS = {
     "inspect": Command("emcopilot.inspect:main", "say what a file is, or why it is refused"),
     "evaluate": Command("models.evaluate:main", "score a model against masks"),
     "train": Command("models.train_segmenter:main", "train NPsSegNet from labelled images"),
+    "adapt": Command("models.adapt:main", "learn a new imaging domain from unlabelled frames"),
     "enroll": Command("acquisition_agent.enroll:main", "introduce this PC to a server"),
     "keys": Command("gpu_server.access:keys", "enrolled agents: new, list, revoke"),
     "tokens": Command("gpu_server.access:tokens", "access tokens: create, list, revoke"),

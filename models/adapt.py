@@ -1,0 +1,238 @@
+"""tGAN: labels out of unlabelled frames. `emcopilot adapt`, `python -m models.adapt job.toml`.
+
+The recipe, in order: rough masks -> pix2pix -> random masks -> 1st generation -> CycleGAN -> 2nd
+generation -> NPsSegNet -> verdict. Each step leaves its result in the job's folder in one piece: a
+job that is killed goes on at the step, and within a GAN or a training where it was. The folder
+becomes a model only at the end: nothing half-written is a candidate.
+
+Source: Yuan et al., npj Comput. Mater. 2025, doi 10.1038/s41524-025-01800-5.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from emcopilot.simulate import random_scene, render_micrograph
+from models import checkpoint
+from models.adapt_evaluate import Outcome, evaluate
+from models.adapt_report import write_report
+from models.adapt_settings import PRESETS, AdaptSettings, chosen_job
+from models.augmentation import Source
+from models.checkpoint import ModelCard
+from models.cyclegan import train_cyclegan
+from models.datasets import LabelledFrame, label
+from models.domain import Domain, open_domain
+from models.domain_frames import frame_files
+from models.gan_judges import judge_of_painting, judge_of_translation
+from models.image_metrics import encoder_features
+from models.job_folder import kept, opened
+from models.mask_statistics import MaskStatistics
+from models.pix2pix import train_pix2pix
+from models.synthesise import first_generation, second_generation
+from models.train_segmenter import train
+from models.train_settings import Recipe
+from models.watch import LogWatch, Watch
+
+HELD_OUT = 0.1
+"""Of the synthetic set: not trained on, for the curves and the candidate's own score."""
+REHEARSED = 48
+"""Simulated frames against forgetting: some seconds to draw."""
+
+
+def adapt(job: AdaptSettings, watch: Watch | None = None) -> ModelCard:
+    """Learn a domain from unlabelled frames and leave a candidate in the job's folder.
+
+    Parameters
+    ----------
+    job : AdaptSettings
+    watch : Watch, optional
+        Who is told of progress and may cancel; by default the log.
+
+    Returns
+    -------
+    ModelCard
+        The candidate's; a job that is done already returns it at once.
+
+    Raises
+    ------
+    AdaptationError
+        If the frames do not suffice, or a step failed; the incumbent is untouched.
+    Cancelled
+        If the watch said so; the job goes on when started again.
+    ConfigError
+        If the folder holds another job.
+    """
+    watch = watch or LogWatch()
+    files = frame_files(job.frames, job.most_frames)
+    with opened(job, files) as folder:
+        if (folder / checkpoint.CARD_FILE).exists():
+            return checkpoint.load(folder)[1]
+        trained, outcome = one_round(job, files, job.model, folder / "round-1", watch)
+        for number in range(2, job.rounds + 1):
+            directory = folder / f"round-{number}"
+            trained, outcome = one_round(job, files, str(trained), directory, watch)
+        return _become_candidate(folder, trained, outcome)
+
+
+def one_round(
+    job: AdaptSettings, files: list[Path], model: str, directory: Path, watch: Watch
+) -> tuple[Path, Outcome]:
+    """Go once through the recipe, from `model` on; returns the new model and what was reached."""
+    trained = directory / "train"
+    domain = open_domain(job, files, model, directory)
+    features = encoder_features(model)
+    network, card = checkpoint.load(model)
+    statistics = MaskStatistics.of(frame.mask for frame in domain.frames)
+    painter = train_pix2pix(
+        job.pix2pix,
+        domain.painted,
+        directory / "pix2pix",
+        watch,
+        judge_of_painting(job, domain, statistics, features),
+    )
+    first = kept(
+        directory / "first.npz",
+        lambda: first_generation(
+            painter,
+            statistics,
+            count=job.synthetic,
+            side_px=job.side_px,
+            seed=job.seed,
+        ),
+    )
+    translator = train_cyclegan(
+        job.cyclegan,
+        first,
+        domain.real,
+        directory / "cyclegan",
+        watch,
+        # Only one that knows these particles can hold them where they are.
+        keeper=network if domain.how == "incumbent" else None,
+        judge=judge_of_translation(job, domain, first, features),
+    )
+    second = kept(
+        directory / "second.npz",
+        lambda: second_generation(translator, first, domain.cut, job.most_lost),
+    )
+    held_out = max(2, round(HELD_OUT * len(second)))
+    train(
+        job.train.model_copy(
+            update={"start": model, "architecture": card.architecture}
+        ),
+        sources(job, second[held_out:]),
+        trained,
+        recipe=_recipe(job, domain),
+        held_out=second[:held_out],
+        watch=watch,
+    )
+    outcome = evaluate(
+        domain,
+        features,
+        first=first,
+        second=second,
+        unseen=second[:held_out],
+        incumbent=model,
+        candidate=trained,
+    )
+    write_report(directory, domain, first, second, outcome)
+    return trained, outcome
+
+
+def sources(job: AdaptSettings, second: Sequence[LabelledFrame]) -> list[Source]:
+    """Return what NPsSegNet learns from: the synthetic set, and some of everything it knew."""
+    # Never inverted: one domain has one polarity.
+    ours = Source(second, share=1 - job.rehearsal, scale=(0.7, 1.4), invert=0.0)
+    if not job.rehearsal:
+        return [ours]
+    known = [_simulated(job.seed, number) for number in range(REHEARSED)]
+    return [ours, Source(known, share=job.rehearsal, scale=(0.5, 2.0), invert=0.0)]
+
+
+def _simulated(seed: int, number: int) -> LabelledFrame:
+    rng = np.random.default_rng((seed, number))
+    frame = render_micrograph(random_scene(rng, shape=(384, 384)), rng)
+    return label(f"rehearsal-{number}", frame.pixels, frame.labels > 0)
+
+
+def _recipe(job: AdaptSettings, domain: Domain) -> Recipe:
+    return Recipe(
+        name="npssegnet-adapted",
+        licence="the licence of the frames it was adapted to",
+        data={
+            "frames": [frame.name for frame in domain.frames],
+            "left_out": domain.left_out,
+            "rough_masks": domain.why,
+            "preset": job.preset,
+            "synthetic": job.synthetic,
+            "rehearsal": job.rehearsal,
+        },
+    )
+
+
+def _become_candidate(folder: Path, trained: Path, outcome: Outcome) -> ModelCard:
+    """Let the job's folder be the model; the card, by which it is one, comes last."""
+    card = checkpoint.load(trained)[1]
+    data = {**card.data, "verdict": outcome.as_json()}
+    shutil.copy(trained / checkpoint.WEIGHTS_FILE, folder / checkpoint.WEIGHTS_FILE)
+    card = card.model_copy(update={"data": data})
+    checkpoint.write_card(folder, card)
+    return card
+
+
+def main(argv: list[str]) -> int:
+    """Run `emcopilot adapt`."""
+    options = _parser().parse_args(argv)
+    given = {
+        key: value for key, value in vars(options).items() if key not in {"job", "json"}
+    }
+    job = chosen_job(options.job, given)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    card = adapt(job)
+    verdict = card.data["verdict"]
+    answer = json.dumps(
+        {"model_id": card.model_id, "out": str(job.out), **_plain(verdict)}
+    )
+    text = f"{card.model_id} {job.out}: {_plain(verdict).get('verdict')}"
+    sys.stdout.write((answer if options.json else text) + "\n")
+    return 0
+
+
+def _plain(verdict: object) -> dict[str, object]:
+    return {str(k): v for k, v in verdict.items()} if isinstance(verdict, dict) else {}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emcopilot adapt",
+        description="Learn a new imaging domain from unlabelled frames: rough masks, pix2pix, "
+        "CycleGAN, a labelled synthetic set, NPsSegNet. Leaves a model directory with a report; a "
+        "killed job resumes.",
+    )
+    parser.add_argument(
+        "job", type=Path, nargs="?", help="TOML file of the job's settings"
+    )
+    parser.add_argument("--frames", help="folder of unlabelled frames of one domain")
+    parser.add_argument("--out", help="the job's folder; becomes the model")
+    parser.add_argument("--preset", choices=sorted(PRESETS))
+    parser.add_argument("--model", help="where it starts from: a name or a directory")
+    parser.add_argument(
+        "--rough",
+        choices=["auto", "incumbent", "sam", "classical"],
+        help="who makes the rough masks",
+    )
+    parser.add_argument("--sam", help="folder of SAM's weights")
+    parser.add_argument("--inception", help="weights of Inception v3, for FID and IS")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

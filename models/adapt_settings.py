@@ -1,0 +1,137 @@
+"""What decides an adaptation job, and the presets that people start from."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from emcopilot.config import Settings, load_settings, read_toml
+from models.gan_settings import CYCLEGAN, PIX2PIX, GanSettings
+from models.npssegnet import NPSSEGNET
+from models.train_settings import TrainSettings
+
+Preset = Literal["quick", "standard", "paper"]
+How = Literal["auto", "incumbent", "sam", "classical"]
+
+
+class AdaptSettings(Settings):
+    """Everything that decides an adaptation job, beside the frames' content."""
+
+    frames: Path
+    """Folder of unlabelled frames of one domain."""
+    out: Path
+    """The job's folder; it becomes the candidate, a model directory."""
+    preset: Preset = "standard"
+    """Where the other settings start."""
+    model: str = "base"
+    """The incumbent, by name or directory: rough masks and training start from it."""
+    rough: How = "auto"
+    """Who makes the rough masks; "auto" takes the incumbent's where they hold up."""
+    sam: Path | None = None
+    """Folder of SAM's weights, for `rough = "sam"`."""
+    inception: Path | None = None
+    """Weights of Inception v3, for FID and IS; without, distances are taken in the incumbent's
+    features."""
+    most_frames: int = Field(default=200, ge=5)
+    """Of more, so many are taken, evenly spread."""
+    painted: int = Field(default=8, ge=5)
+    """Subset 1: frames whose rough masks pix2pix learns from."""
+    held_back: int = Field(default=8, ge=2)
+    """Frames that no network learns from: by them checkpoints are chosen, and the candidate is
+    judged."""
+    synthetic: int = Field(default=200, ge=8)
+    """Frames of the labelled synthetic set."""
+    side_px: int = Field(default=512, ge=64, multiple_of=32)
+    """Of a synthetic frame."""
+    most_lost: float = Field(default=0.05, ge=0, le=1)
+    """Overlap with its mask that a frame may lose in translation; with more it is left out."""
+    rehearsal: float = Field(default=0.2, ge=0, lt=1)
+    """Share of training tiles that show simulated frames of any kind, against forgetting."""
+    rounds: int = Field(default=1, ge=1, le=5)
+    """Each makes its rough masks with the model of the one before."""
+    pix2pix: GanSettings = GanSettings()
+    cyclegan: GanSettings = GanSettings()
+    train: TrainSettings = TrainSettings()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(default=0, ge=0)
+
+    def lasting(self) -> dict[str, object]:
+        """Return what must not change when a job is resumed: all but places and device."""
+        stages = {"pix2pix", "cyclegan", "train"}
+        plain = self.model_dump(
+            mode="json", exclude={"frames", "out", "device", *stages}
+        )
+        return plain | {name: getattr(self, name).lasting() for name in sorted(stages)}
+
+
+_TRAIN = TrainSettings(architecture=NPSSEGNET, learning_rate=2e-4, save_every_s=120)
+
+PRESETS: dict[Preset, dict[str, object]] = {
+    "quick": {
+        "most_frames": 40,
+        "painted": 8,
+        "held_back": 6,
+        "synthetic": 64,
+        "side_px": 256,
+        "pix2pix": PIX2PIX["quick"],
+        "cyclegan": CYCLEGAN["quick"],
+        "train": _TRAIN.model_copy(update={"steps": 320, "tile_px": 256, "batch": 4}),
+    },
+    "standard": {
+        "painted": 12,
+        "synthetic": 300,
+        "pix2pix": PIX2PIX["standard"],
+        "cyclegan": CYCLEGAN["standard"],
+        "train": _TRAIN.model_copy(
+            update={"steps": 1200, "tile_px": 384, "batch": 8, "workers": 8}
+        ),
+    },
+    "paper": {
+        "painted": 5,
+        "synthetic": 1000,
+        "rehearsal": 0.0,
+        "pix2pix": PIX2PIX["paper"],
+        "cyclegan": CYCLEGAN["paper"],
+        "train": TrainSettings(
+            architecture=NPSSEGNET,
+            epochs=150,
+            tile_px=512,
+            look="paper",
+            areas_over="batch",
+            schedule="steps",
+            warm_up=0.0,
+            average=0.0,
+        ),
+    },
+}
+"""`paper` follows the paper's figures; `standard` is for one GPU, `quick` for two CPU cores."""
+
+
+def chosen_job(path: Path | None, given: dict[str, object]) -> AdaptSettings:
+    """Lay a TOML file over its preset and the command line over both.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value out of range.
+    """
+    file = read_toml(path) if path else {}
+    preset = given.get("preset") or file.get("preset") or "standard"
+    known: dict[str, object] = dict(PRESETS.get(str(preset), {}))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    base = {
+        key: value.model_dump(exclude_unset=True)
+        if isinstance(value, Settings)
+        else value
+        for key, value in known.items()
+    }
+    return _with_seed_and_device(load_settings(AdaptSettings, path, given, base=base))
+
+
+def _with_seed_and_device(job: AdaptSettings) -> AdaptSettings:
+    """Hand the job's seed and device down to its stages, which have fields of their own."""
+    down = {"seed": job.seed, "device": job.device}
+    stages = {
+        name: getattr(job, name).model_copy(update=down)
+        for name in ("pix2pix", "cyclegan", "train")
+    }
+    return job.model_copy(update=stages)

@@ -1,0 +1,134 @@
+"""A job's real frames with their rough masks, and who learns from which."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emcopilot.errors import AdaptationError
+from models import checkpoint
+from models.adapt_settings import AdaptSettings
+from models.checkpoint import write_atomically
+from models.classical_cut import choose_way, cut
+from models.datasets import LabelledFrame
+from models.domain_frames import FEWEST, read_domain
+from models.job_folder import kept
+from models.npssegnet import torch_run
+from models.predict import mean_leads
+from models.rough_mask import rough_masks
+from models.synthesise import Cut, Frame
+from models.training import named_device
+
+NOTE_FILE, MASKS_FILE = "rough.json", "rough.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The frames of one domain."""
+
+    frames: list[LabelledFrame]
+    """All of use, with rough masks, in an order drawn once."""
+    painted: list[LabelledFrame]
+    """Subset 1: pix2pix learns from their masks."""
+    held_back: list[Frame]
+    """Nothing learns from them, but rough masks tell of their particles' sizes too."""
+    cut: Cut
+    """A segmentation that never saw a synthetic image."""
+    how: str
+    """Who made the rough masks."""
+    why: str
+    left_out: dict[str, str]
+    """By name, why a frame is of no use."""
+
+    @property
+    def real(self) -> list[Frame]:
+        """Subset 2: the frames whose look CycleGAN learns."""
+        shown = self.frames[len(self.held_back) :]
+        return [frame.pixels.astype(np.float32) for frame in shown]
+
+
+def open_domain(
+    job: AdaptSettings, files: Sequence[Path], model: str, directory: Path
+) -> Domain:
+    """Make rough masks, or find them made, and part the frames.
+
+    Raises
+    ------
+    AdaptationError
+        If fewer than 5 frames show particles.
+    """
+    frames = kept(
+        directory / MASKS_FILE, lambda: _masked(job, list(files), model, directory)
+    )
+    note = json.loads((directory / NOTE_FILE).read_text())
+    order = np.random.default_rng(job.seed).permutation(len(frames))
+    drawn = [frames[n] for n in order]
+    # Of few frames a fifth, so that the most is left to learn from.
+    held_back = max(1, min(job.held_back, len(drawn) // 5))
+    rest = drawn[held_back:]
+    return Domain(
+        frames=drawn,
+        painted=rest[: job.painted],
+        held_back=[f.pixels.astype(np.float32) for f in drawn[:held_back]],
+        cut=independent_cut(note["how"], model, rest, job.device),
+        how=note["how"],
+        why=note["why"],
+        left_out=note["left_out"],
+    )
+
+
+def _masked(
+    job: AdaptSettings, files: list[Path], model: str, directory: Path
+) -> list[LabelledFrame]:
+    """Return the frames of use with their rough masks; says beside them how these came about."""
+    frames, left_out = read_domain(files)
+    rough = rough_masks(
+        [frame.pixels for frame in frames],
+        job.rough,
+        model=model,
+        sam_weights=job.sam,
+        device=str(named_device(job.device)),
+    )
+    reasons = zip(frames, rough.leave_out, strict=True)
+    left_out |= {frame.name: reason for frame, reason in reasons if reason}
+    if len(rough.usable) < FEWEST:
+        raise AdaptationError(
+            f"{len(rough.usable)} of {len(files)} frames show particles, expected {FEWEST} or "
+            f"more ({rough.why}; {_first(left_out)}); give frames of particles in focus, or "
+            "another way to rough masks"
+        )
+    note = {"how": rough.how, "why": rough.why, "left_out": left_out}
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / NOTE_FILE, json.dumps(note, indent=1).encode())
+    return [
+        LabelledFrame(
+            frames[n].name, frames[n].pixels.astype(np.float16), rough.masks[n]
+        )
+        for n in rough.usable
+    ]
+
+
+def _first(left_out: dict[str, str]) -> str:
+    return next((f"{name}: {why}" for name, why in left_out.items()), "none left out")
+
+
+def independent_cut(
+    how: str, model: str, frames: Sequence[LabelledFrame], device: str
+) -> Cut:
+    """Return a segmentation that never saw a synthetic image, for telling whether masks are true.
+
+    The incumbent where it made the rough masks; else a classical cut, chosen on real frames.
+    """
+    if how == "incumbent":
+        return network_cut(model, device)
+    way = choose_way([frame.pixels.astype(np.float32) for frame in frames])
+    return lambda frame: cut(frame, way).mask
+
+
+def network_cut(model: str | Path, device: str = "auto") -> Cut:
+    """Return what a model makes of a normalised frame, as the live path would look at it."""
+    network, _ = checkpoint.load(model)
+    run = torch_run(network.to(named_device(device)))
+    return lambda frame: mean_leads([frame], run)[0] >= 0

@@ -1,0 +1,108 @@
+"""Step I: is the candidate better? Judged on real frames that have no labels.
+
+Three ways to cut the same held-back frames stand side by side: the candidate, the incumbent and
+the classical cut. Without truth, a mask is worth what a person would ask of it: a step in
+brightness across the outlines, particles that bulge, and outlines that stay when the frame is
+turned over and a little grain is added.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.classical_cut import outline_step, solidity
+
+Frame = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Cut = Callable[[Frame], Mask]
+Word = Literal["promote", "doubtful", "reject"]
+
+GRAIN = 0.15
+"""Added noise, in units of a normalised frame: hardly seen."""
+CLEARLY_BETTER, AS_GOOD = 1.0, 0.95
+"""Of the better rival's worth: from the first on a candidate is promoted, below the second
+rejected."""
+LEAST_FIDELITY = 0.9
+"""Overlap of the synthetic set with its masks below which nothing learnt from it is trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What one way of cutting makes of the held-back frames, mean over them."""
+
+    worth: float
+    """Product of the three below, frame by frame."""
+    step: float
+    """Brightness across the outlines, in units of a normalised frame."""
+    solidity: float
+    """Particles' area over that of their convex hulls, 0..1."""
+    stability: float
+    """IoU of the masks of a frame and of its changed copy, 0..1."""
+    covered: float
+    """Share of pixels that are particle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with a candidate, and why."""
+
+    word: Word
+    reasons: tuple[str, ...]
+
+
+def worth_of(cut: Cut, frames: Sequence[Frame], seed: int = 0) -> Worth:
+    """Judge a way of cutting by what it makes of normalised frames, each (H, W)."""
+    rows = [_look(cut, frame, seed + number) for number, frame in enumerate(frames)]
+    step, solid, stable, covered = np.array(rows).T
+    return Worth(
+        worth=float((step * solid * stable).mean()),
+        step=float(step.mean()),
+        solidity=float(solid.mean()),
+        stability=float(stable.mean()),
+        covered=float(covered.mean()),
+    )
+
+
+def _look(cut: Cut, frame: Frame, seed: int) -> tuple[float, float, float, float]:
+    mask = cut(frame)
+    grain = np.random.default_rng(seed).standard_normal(frame.shape, np.float32)
+    changed = np.asarray(frame + GRAIN * grain, np.float32)[::-1, ::-1]
+    again = cut(np.ascontiguousarray(changed))[::-1, ::-1]
+    union = np.count_nonzero(mask | again)
+    if not mask.any():
+        # Nothing found is worth nothing, but it is no contradiction where nothing is there.
+        return 0.0, 0.0, float(union == 0), 0.0
+    stable = np.count_nonzero(mask & again) / union
+    return abs(outline_step(frame, mask)), solidity(mask), stable, float(mask.mean())
+
+
+def verdict(
+    candidate: Worth, incumbent: Worth, classical: Worth, *, fidelity: float
+) -> Verdict:
+    """Weigh a candidate against its rivals.
+
+    Parameters
+    ----------
+    candidate, incumbent, classical : Worth
+        On the same frames.
+    fidelity : float
+        Mean overlap of the synthetic set with its masks, by a cut that never saw it.
+    """
+    name, rival = max(
+        (("incumbent", incumbent), ("classical cut", classical)),
+        key=lambda one: one[1].worth,
+    )
+    ratio = candidate.worth / rival.worth if rival.worth else np.inf
+    reasons = (
+        f"outlines are worth {candidate.worth:.3f} on held-back real frames, the {name}'s "
+        f"{rival.worth:.3f}",
+        f"masks of the synthetic set are true to {fidelity:.3f} (asked: {LEAST_FIDELITY})",
+    )
+    if candidate.covered == 0:
+        return Verdict("reject", ("the candidate finds no particle", *reasons))
+    if fidelity < LEAST_FIDELITY or ratio < AS_GOOD:
+        return Verdict("reject", reasons)
+    return Verdict("promote" if ratio >= CLEARLY_BETTER else "doubtful", reasons)

@@ -1,0 +1,215 @@
+"""The whole recipe on a small simulated domain: it leaves a candidate, and can be stopped."""
+
+import fcntl
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from emcopilot.errors import AdaptationError, ConfigError
+from emcopilot.simulate import demo_scene, render_micrograph
+from models import checkpoint
+from models.adapt import adapt, main
+from models.adapt_settings import AdaptSettings, chosen_job
+from models.npssegnet import Architecture, build
+from models.watch import Cancelled
+
+SMALL = Architecture(encoder="resnet18")
+GAN = {
+    "steps": 3,
+    "tile_px": 64,
+    "batch": 2,
+    "report_every": 1,
+    "judge_every": 2,
+    "precision": "float32",
+}
+
+
+@pytest.fixture(scope="module")
+def incumbent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("incumbent")
+    checkpoint.save(
+        directory, build(SMALL), name="small", architecture=SMALL, data={}, training={}
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("frames")
+    for number in range(7):
+        scene = demo_scene("bf", size=128)
+        frame = render_micrograph(scene, np.random.default_rng((4, number)))
+        tifffile.imwrite(folder / f"frame{number}.tif", frame.pixels)
+    return folder
+
+
+def job(frames: Path, incumbent: Path, out: Path, **given: object) -> AdaptSettings:
+    training = {"steps": 3, "tile_px": 64, "batch": 2, "report_every": 1}
+    wanted = {
+        "frames": frames,
+        "out": out,
+        "preset": "quick",
+        "model": str(incumbent),
+        "rough": "classical",
+        "synthetic": 8,
+        "side_px": 96,
+        "rehearsal": 0.0,
+        "device": "cpu",
+        "pix2pix": GAN,
+        "cyclegan": GAN,
+        "train": training | {"precision": "float32", "save_every_s": 1e6},
+    }
+    return chosen_job(None, wanted | given)
+
+
+class Stopping:
+    """Cancels at a step of a stage, as an operator does."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.stage, self.step = stage, step
+        self.is_due = False
+        self.stages: list[str] = []
+
+    def report(self, stage: str, step: int, steps: int, **figures: float) -> None:
+        self.stages.append(stage)
+        self.is_due = (stage, step) == (self.stage, self.step)
+
+    def is_cancelled(self) -> bool:
+        return self.is_due
+
+
+@pytest.fixture(scope="module")
+def whole(
+    frames: Path, incumbent: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("job") / "whole"
+    adapt(job(frames, incumbent, out))
+    return out
+
+
+def test_a_job_leaves_a_model_its_verdict_and_a_picture(whole: Path) -> None:
+    network, card = checkpoint.load(whole)
+    assert card.architecture == SMALL
+    assert not network.training
+    report = json.loads((whole / "round-1" / "report.json").read_text())
+    assert report["verdict"] in {"promote", "doubtful", "reject"}
+    assert card.data["verdict"] == report
+    assert 0 <= report["fidelity_second"] <= 1
+    assert report["second"]["inception_score"] is None  # not computed, and said so
+    with Image.open(whole / "round-1" / "report.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_a_finished_job_returns_at_once(
+    whole: Path, frames: Path, incumbent: Path
+) -> None:
+    watch = Stopping("", 0)
+    card = adapt(job(frames, incumbent, whole), watch)
+    assert card == checkpoint.load(whole)[1]
+    assert not watch.stages
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("pix2pix", marks=pytest.mark.slow),
+        "cyclegan",
+        pytest.param("train", marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_job_ends_as_one_that_was_not(
+    stage: str, whole: Path, frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Cancelled):
+        adapt(job(frames, incumbent, tmp_path), Stopping(stage, 2))
+    assert not (tmp_path / checkpoint.CARD_FILE).exists()  # no candidate yet
+    again = Stopping("", 0)
+    card = adapt(job(frames, incumbent, tmp_path), again)
+    assert card.sha256 == checkpoint.load(whole)[1].sha256
+    assert stage in again.stages
+
+
+def test_the_folder_of_another_job_is_refused(
+    whole: Path, frames: Path, incumbent: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"other settings .*seed"):
+        adapt(job(frames, incumbent, whole, seed=5))
+
+
+def test_two_jobs_do_not_work_in_one_folder(
+    whole: Path, frames: Path, incumbent: Path
+) -> None:
+    with (whole / "job.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(AdaptationError, match="another job is working"):
+            adapt(job(frames, incumbent, whole))
+
+
+def test_too_few_frames_are_refused_before_anything_is_made(
+    frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(frames.iterdir())[:4]:
+        (few / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(AdaptationError, match="holds 4 frames"):
+        adapt(job(few, incumbent, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_blank_and_broken_frames_are_left_out_and_named(
+    frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for path in frames.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    tifffile.imwrite(folder / "blank.tif", np.full((128, 128), 7, np.uint16))
+    (folder / "broken.tif").write_bytes(b"no image at all")
+    out = tmp_path / "out"
+    with pytest.raises(Cancelled):
+        adapt(job(folder, incumbent, out), Stopping("pix2pix", 1))
+    note = json.loads((out / "round-1" / "rough.json").read_text())
+    assert {"blank.tif", "broken.tif"} <= note["left_out"].keys()
+    assert "alike" in note["left_out"]["blank.tif"]
+
+
+def test_the_command_says_what_came_of_it(
+    whole: Path,
+    frames: Path,
+    incumbent: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = job(frames, incumbent, whole).model_dump(mode="json", exclude_none=True)
+    lines = [
+        f"{key} = {json.dumps(v)}" for key, v in given.items() if key not in STAGES
+    ]
+    for stage in STAGES:
+        lines += [f"[{stage}]", *_toml(given[stage])]
+    path = tmp_path / "job.toml"
+    path.write_text("\n".join(lines))
+    assert main([str(path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["model_id"] == checkpoint.load(whole)[1].model_id
+    assert answer["verdict"] in {"promote", "doubtful", "reject"}
+
+
+STAGES = ("pix2pix", "cyclegan", "train")
+
+
+def _toml(table: dict[str, object]) -> list[str]:
+    return [
+        f"{key} = {json.dumps(value)}"
+        for key, value in table.items()
+        if not isinstance(value, dict)
+    ] + [
+        f"{key}.{name} = {json.dumps(inner)}"
+        for key, value in table.items()
+        if isinstance(value, dict)
+        for name, inner in value.items()
+    ]

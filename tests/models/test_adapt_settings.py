@@ -1,0 +1,50 @@
+"""Presets of an adaptation job, and what is laid over them."""
+
+from pathlib import Path
+
+import pytest
+
+from emcopilot.errors import ConfigError
+from models.adapt_settings import PRESETS, chosen_job
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_preset_is_a_whole_job(preset: str) -> None:
+    job = chosen_job(None, {"frames": "in", "out": "out", "preset": preset, "seed": 7})
+    assert job.preset == preset
+    assert (
+        job.train.architecture.local_contrast_px > 0
+    )  # NPsSegNet keeps its architecture
+    assert {job.pix2pix.seed, job.cyclegan.seed, job.train.seed} == {7}
+
+
+def test_the_file_is_laid_over_its_preset_and_the_command_over_both(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text(
+        'frames = "a"\nout = "b"\npreset = "quick"\nsynthetic = 20\n'
+        "[pix2pix]\nsteps = 9\n"
+    )
+    job = chosen_job(path, {"out": "c", "synthetic": None})
+    assert (job.synthetic, str(job.out), job.pix2pix.steps) == (20, "c", 9)
+    assert job.pix2pix.tile_px == PRESETS["quick"]["pix2pix"].tile_px  # type: ignore[attr-defined]
+
+
+def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('frames = "a"\nout = "b"\nsyntetic = 20\n')
+    with pytest.raises(ConfigError, match="synthetic"):
+        chosen_job(path, {})
+
+
+def test_places_and_device_do_not_make_another_job() -> None:
+    one = chosen_job(None, {"frames": "in", "out": "out", "preset": "quick"})
+    other = chosen_job(
+        None, {"frames": "x", "out": "y", "preset": "quick", "device": "cpu"}
+    )
+    assert one.lasting() == other.lasting()
+    third = chosen_job(
+        None, {"frames": "in", "out": "out", "preset": "quick", "seed": 1}
+    )
+    assert one.lasting() != third.lasting()
