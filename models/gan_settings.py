@@ -108,9 +108,9 @@ _PAPER = GanSettings(
 )
 _STANDARD = GanSettings(encoder="resnet18", discriminator_encoder="resnet18")
 _LOOSE = TermWeights(cycle=1.0, identity=0.2, structure=10.0)
-"""For generators that begin as the identity: at the published weights each first step away from it
-costs more than it gains, and on drawn discs none was taken in 80 steps. What the cycle then does
-not hold, others must: the masks' IoU fell to 0.80 on the way with no other term, to 0.93 with
+"""For generators that begin as the identity: at the published weights each first step away costs
+more than it gains, and on drawn discs none was taken in 80 steps. What the cycle then does not
+hold, others must: the masks' IoU fell to 0.80 on the way with no other term, to 0.93 with
 edges and structure at 1, and to 0.98 with structure at 10."""
 _QUICK = GanSettings(
     encoder="resnet18",
