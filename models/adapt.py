@@ -30,13 +30,14 @@ from models.datasets import LabelledFrame, label
 from models.domain import Domain, open_domain
 from models.domain_frames import frame_files
 from models.gan_judges import judge_of_painting, judge_of_translation
-from models.image_metrics import encoder_features
+from models.image_metrics import Features, encoder_features, inception_features
 from models.job_folder import kept, opened
 from models.mask_statistics import MaskStatistics
 from models.pix2pix import train_pix2pix
 from models.synthesise import first_generation, second_generation
 from models.train_segmenter import train
 from models.train_settings import Recipe
+from models.training import named_device
 from models.watch import LogWatch, Watch
 
 HELD_OUT = 0.1
@@ -86,7 +87,7 @@ def one_round(
     """Go once through the recipe, from `model` on; returns the new model and what was reached."""
     trained = directory / "train"
     domain = open_domain(job, files, model, directory)
-    features = encoder_features(model)
+    features = features_for(job)
     network, card = checkpoint.load(model)
     statistics = MaskStatistics.of(frame.mask for frame in domain.frames)
     painter = train_pix2pix(
@@ -137,11 +138,23 @@ def one_round(
         first=first,
         second=second,
         unseen=second[:held_out],
-        incumbent=model,
+        incumbent=job.model,
         candidate=trained,
+        device=job.device,
     )
-    write_report(directory, domain, first, second, outcome)
+    write_report(directory, domain, first, second, outcome, device=job.device)
     return trained, outcome
+
+
+def features_for(job: AdaptSettings) -> Features:
+    """Return the network in whose features looks are compared: Inception, or the incumbent."""
+    chosen = (
+        inception_features(job.inception)
+        if job.inception
+        else encoder_features(job.model)
+    )
+    chosen.network.to(named_device(job.device))
+    return chosen
 
 
 def sources(job: AdaptSettings, second: Sequence[LabelledFrame]) -> list[Source]:

@@ -16,7 +16,7 @@ from models.image_metrics import (
     fine_enough,
 )
 from models.segmentation_metrics import pixel_score
-from models.synthesise import Cut, Fidelity, fidelity
+from models.synthesise import Cut, Fidelity, Frame, fidelity
 from models.verdict import Verdict, Worth, verdict, worth_of
 
 LOOKED_AT = 24
@@ -61,6 +61,7 @@ def evaluate(
     unseen: Sequence[LabelledFrame],
     incumbent: str,
     candidate: Path,
+    device: str,
 ) -> Outcome:
     """Measure what a round reached, without any label.
 
@@ -74,28 +75,27 @@ def evaluate(
     unseen : sequence of LabelledFrame
         Of the second, those that training did not see.
     incumbent : str
-        The model that the round started from.
+        The model that is live, whatever round this is.
     candidate : Path
-        Directory of the one that it ended with.
+        Directory of the one that the round ended with.
+    device : str
+        Where networks run.
     """
-    looks = fine_enough(domain.held_back, features)
     metrics = [
-        compare_frames(
-            [f.pixels.astype(np.float32) for f in frames[:LOOKED_AT]],
-            domain.held_back,
-            features,
-            looks,
+        _realism(
+            [f.pixels.astype(np.float32) for f in made[:LOOKED_AT]], domain, features
         )
-        for frames in (first, second)
+        for made in (first, second)
     ]
     truth = _fidelity(first, second, domain.cut)
     way = choose_way(domain.real)
     cuts: dict[str, Cut] = {
-        "candidate": network_cut(candidate),
-        "incumbent": network_cut(incumbent),
+        "candidate": network_cut(candidate, device),
+        "incumbent": network_cut(incumbent, device),
         "classical": lambda frame: cut(frame, way).mask,
     }
     worths = {name: worth_of(one, domain.held_back) for name, one in cuts.items()}
+    synthetic = {name: _miou(one, unseen) for name, one in cuts.items()}
     second_fidelity = float(truth.second.mean())
     return Outcome(
         fidelity_first=float(truth.first.mean()),
@@ -103,14 +103,22 @@ def evaluate(
         first=metrics[0],
         second=metrics[1],
         worths=worths,
-        synthetic_miou={name: _miou(one, unseen) for name, one in cuts.items()},
+        synthetic_miou=synthetic,
         verdict=verdict(
             worths["candidate"],
             worths["incumbent"],
             worths["classical"],
             fidelity=second_fidelity,
+            synthetic_gain=synthetic["candidate"] - synthetic["incumbent"],
         ),
     )
+
+
+def _realism(made: Sequence[Frame], domain: Domain, features: Features) -> ImageMetrics:
+    """Compare generated frames with those that nothing learnt from, finely enough for both."""
+    looks = [fine_enough(frames, features) for frames in (made, domain.held_back)]
+    finest = min(looks, key=lambda one: one.step_px)
+    return compare_frames(made, domain.held_back, features, finest)
 
 
 def _fidelity(

@@ -28,12 +28,14 @@ def write_report(
     first: Sequence[LabelledFrame],
     second: Sequence[LabelledFrame],
     outcome: Outcome,
+    *,
+    device: str,
 ) -> None:
     """Write `report.json` and `report.png`: real, rough mask, both generations, new outlines."""
     text = json.dumps(outcome.as_json(), indent=1)
     write_atomically(directory / FIGURES_FILE, text.encode())
     before = {frame.name: frame for frame in first}
-    candidate = network_cut(directory / "train")
+    candidate = network_cut(directory / "train", device)
     rows = min(ROWS, len(domain.frames), len(second))
     figure = Figure(figsize=(15, 3.1 * rows), layout="constrained")
     grid = figure.subplots(rows, 5, squeeze=False)

@@ -41,7 +41,7 @@ class AdaptSettings(Settings):
     judged."""
     synthetic: int = Field(default=200, ge=8)
     """Frames of the labelled synthetic set."""
-    side_px: int = Field(default=512, ge=64, multiple_of=32)
+    side_px: int = Field(default=512, ge=96, multiple_of=32)
     """Of a synthetic frame."""
     most_lost: float = Field(default=0.05, ge=0, le=1)
     """Overlap with its mask that a frame may lose in translation; with more it is left out."""

@@ -1,5 +1,6 @@
 """A job's real frames with their rough masks, and who learns from which."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,20 +64,25 @@ def open_domain(
         directory / MASKS_FILE, lambda: _masked(job, list(files), model, directory)
     )
     note = json.loads((directory / NOTE_FILE).read_text())
-    order = np.random.default_rng(job.seed).permutation(len(frames))
-    drawn = [frames[n] for n in order]
+    # By their names: a frame that one round holds back no other learns from, or nearly so.
+    drawn = sorted(frames, key=lambda frame: _draw(job.seed, frame.name))
     # Of few frames a fifth, so that the most is left to learn from.
-    held_back = max(1, min(job.held_back, len(drawn) // 5))
+    held_back = max(2, min(job.held_back, len(drawn) // 5))
     rest = drawn[held_back:]
     return Domain(
         frames=drawn,
         painted=rest[: job.painted],
         held_back=[f.pixels.astype(np.float32) for f in drawn[:held_back]],
-        cut=independent_cut(note["how"], model, rest, job.device),
+        # The job's incumbent: later rounds start from models that saw synthetic images.
+        cut=independent_cut(note["how"], job.model, rest, job.device),
         how=note["how"],
         why=note["why"],
         left_out=note["left_out"],
     )
+
+
+def _draw(seed: int, name: str) -> str:
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
 def _masked(
@@ -92,7 +98,7 @@ def _masked(
         device=str(named_device(job.device)),
     )
     reasons = zip(frames, rough.leave_out, strict=True)
-    left_out |= {frame.name: reason for frame, reason in reasons if reason}
+    left_out |= {frame.file: reason for frame, reason in reasons if reason}
     if len(rough.usable) < FEWEST:
         raise AdaptationError(
             f"{len(rough.usable)} of {len(files)} frames show particles, expected {FEWEST} or "
@@ -127,7 +133,7 @@ def independent_cut(
     return lambda frame: cut(frame, way).mask
 
 
-def network_cut(model: str | Path, device: str = "auto") -> Cut:
+def network_cut(model: str | Path, device: str) -> Cut:
     """Return what a model makes of a normalised frame, as the live path would look at it."""
     network, _ = checkpoint.load(model)
     run = torch_run(network.to(named_device(device)))

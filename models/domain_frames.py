@@ -20,6 +20,8 @@ class DomainFrame:
     """One real frame of the domain."""
 
     name: str
+    """The file's stem."""
+    file: str
     pixels: NDArray[np.float32]
     """Shape (H, W), normalised."""
 
@@ -30,7 +32,7 @@ def frame_files(folder: Path, most: int) -> list[Path]:
     Raises
     ------
     ConfigError
-        If there is no such folder.
+        If there is no such folder, or two files share a stem.
     AdaptationError
         If it holds fewer than 5 files that may be frames.
     """
@@ -41,6 +43,12 @@ def frame_files(folder: Path, most: int) -> list[Path]:
         for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     ]
+    stems = [path.stem for path in files]
+    if doubled := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise ConfigError(
+            f"{folder} holds {doubled} more than once, as files of several kinds; keep one: else "
+            "a frame would be learnt from and judged by"
+        )
     if len(files) < FEWEST:
         raise AdaptationError(
             f"{folder} holds {len(files)} frames; a domain is learnt from {FEWEST} or more: "
@@ -69,7 +77,7 @@ def read_domain(files: list[Path]) -> tuple[list[DomainFrame], dict[str, str]]:
         if reason := _why_useless(pixels):
             left_out[path.name] = reason
         else:
-            frames.append(DomainFrame(path.stem, normalise(pixels)))
+            frames.append(DomainFrame(path.stem, path.name, normalise(pixels)))
     if len(frames) < FEWEST:
         first = next(iter(left_out.items()))
         raise AdaptationError(

@@ -59,7 +59,7 @@ def load_frames(path: Path) -> list[LabelledFrame]:
                 )
                 for number, name in enumerate(arrays["names"])
             ]
-    except (OSError, KeyError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise AdaptationError(
             f"{path} holds no set of frames: {error}; remove it, and the job makes it anew"
         ) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emcopilot.errors import AdaptationError, ConfigError
 from models.adapt_settings import AdaptSettings
-from models.checkpoint import write_atomically
+from models.checkpoint import CARD_FILE, write_atomically
 from models.datasets import LabelledFrame
 from models.frame_sets import load_frames, save_frames
 
@@ -64,6 +64,10 @@ def _require_same(folder: Path, ours: dict[str, object]) -> None:
     path = folder / IDENTITY_FILE
     text = json.dumps(ours, indent=1, sort_keys=True, default=str)
     if not path.exists():
+        if (folder / CARD_FILE).exists():
+            raise ConfigError(
+                f"{folder} holds a model that no job made; choose another --out"
+            )
         write_atomically(path, text.encode())
         return
     try:

@@ -80,7 +80,12 @@ def _look(cut: Cut, frame: Frame, seed: int) -> tuple[float, float, float, float
 
 
 def verdict(
-    candidate: Worth, incumbent: Worth, classical: Worth, *, fidelity: float
+    candidate: Worth,
+    incumbent: Worth,
+    classical: Worth,
+    *,
+    fidelity: float,
+    synthetic_gain: float,
 ) -> Verdict:
     """Weigh a candidate against its rivals.
 
@@ -90,6 +95,9 @@ def verdict(
         On the same frames.
     fidelity : float
         Mean overlap of the synthetic set with its masks, by a cut that never saw it.
+    synthetic_gain : float
+        MIoU of the candidate less the incumbent's on synthetic frames that neither learnt from.
+        Worth does not see what is missed; this does.
     """
     name, rival = max(
         (("incumbent", incumbent), ("classical cut", classical)),
@@ -100,9 +108,11 @@ def verdict(
         f"outlines are worth {candidate.worth:.3f} on held-back real frames, the {name}'s "
         f"{rival.worth:.3f}",
         f"masks of the synthetic set are true to {fidelity:.3f} (asked: {LEAST_FIDELITY})",
+        f"MIoU on synthetic frames changes by {synthetic_gain:+.3f}",
     )
-    if candidate.covered == 0:
+    if candidate.worth == 0:
         return Verdict("reject", ("the candidate finds no particle", *reasons))
-    if fidelity < LEAST_FIDELITY or ratio < AS_GOOD:
+    if fidelity < LEAST_FIDELITY or ratio < AS_GOOD or synthetic_gain < 0:
         return Verdict("reject", reasons)
-    return Verdict("promote" if ratio >= CLEARLY_BETTER else "doubtful", reasons)
+    is_clear = ratio >= CLEARLY_BETTER and rival.worth > 0
+    return Verdict("promote" if is_clear else "doubtful", reasons)

@@ -149,6 +149,28 @@ def test_two_jobs_do_not_work_in_one_folder(
             adapt(job(frames, incumbent, whole))
 
 
+def test_a_model_that_no_job_made_is_not_taken_for_a_result(
+    frames: Path, incumbent: Path
+) -> None:
+    before = sorted(path.name for path in incumbent.iterdir())
+    with pytest.raises(ConfigError, match="no job made"):
+        adapt(job(frames, incumbent, incumbent))
+    after = {path.name for path in incumbent.iterdir()} - {"job.lock"}
+    assert sorted(after) == before
+
+
+def test_one_frame_in_two_formats_is_refused(
+    frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "doubled"
+    folder.mkdir()
+    for path in frames.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    Image.new("L", (128, 128)).save(folder / "frame3.png")
+    with pytest.raises(ConfigError, match="frame3 more than once"):
+        adapt(job(folder, incumbent, tmp_path / "out"))
+
+
 def test_too_few_frames_are_refused_before_anything_is_made(
     frames: Path, incumbent: Path, tmp_path: Path
 ) -> None:

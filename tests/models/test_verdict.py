@@ -1,0 +1,48 @@
+"""The verdict on a candidate: what a mask is worth without truth, and what is decided by it."""
+
+import numpy as np
+
+from models.verdict import Worth, verdict, worth_of
+
+Y, X = np.mgrid[:96, :96]
+DISC = np.hypot(Y - 48, X - 48) <= 20
+GOOD = Worth(worth=1.0, step=1.0, solidity=1.0, stability=1.0, covered=0.1)
+POOR = Worth(worth=0.5, step=0.6, solidity=0.9, stability=0.9, covered=0.1)
+NOTHING = Worth(worth=0.0, step=0.0, solidity=0.0, stability=1.0, covered=0.0)
+
+
+def frames() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [
+        (3 * DISC + rng.normal(0, 0.3, DISC.shape)).astype(np.float32) for _ in range(3)
+    ]
+
+
+def test_outlines_on_edges_are_worth_more_than_outlines_beside_them() -> None:
+    right = worth_of(lambda frame: frame > 1.5, frames())
+    wide = worth_of(lambda frame: np.hypot(Y - 48, X - 48) <= 34, frames())
+    noise = worth_of(lambda frame: frame > 0.2, frames())
+    assert right.worth > 2 * wide.worth
+    assert right.stability > 0.95 > noise.stability
+    assert abs(right.step - 3) < 0.2
+
+
+def test_nothing_found_is_worth_nothing() -> None:
+    found = worth_of(lambda frame: np.zeros(frame.shape, bool), frames())
+    assert (found.worth, found.covered, found.stability) == (0, 0, 1)
+
+
+def test_a_better_candidate_is_promoted_and_a_worse_one_is_not() -> None:
+    fine = {"fidelity": 0.97, "synthetic_gain": 0.1}
+    assert verdict(GOOD, POOR, POOR, **fine).word == "promote"
+    assert verdict(POOR, GOOD, POOR, **fine).word == "reject"
+    assert verdict(POOR, POOR, GOOD, **fine).word == "reject"
+    assert verdict(GOOD, NOTHING, NOTHING, **fine).word == "doubtful"
+    assert verdict(NOTHING, NOTHING, NOTHING, **fine).word == "reject"
+
+
+def test_untrue_masks_or_missed_particles_are_no_promotion() -> None:
+    untrue = verdict(GOOD, POOR, POOR, fidelity=0.8, synthetic_gain=0.1)
+    missed = verdict(GOOD, POOR, POOR, fidelity=0.97, synthetic_gain=-0.01)
+    assert untrue.word == missed.word == "reject"
+    assert "0.800" in " ".join(untrue.reasons)
