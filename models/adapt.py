@@ -200,7 +200,10 @@ def _become_candidate(folder: Path, trained: Path, outcome: Outcome) -> ModelCar
 
 def main(argv: list[str]) -> int:
     """Run `emcopilot adapt`."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.job is None and not (options.frames and options.out):
+        parser.error("give --frames and --out, or a TOML file that names them")
     given = {
         key: value for key, value in vars(options).items() if key not in {"job", "json"}
     }

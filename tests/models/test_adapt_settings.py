@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from emcopilot.errors import ConfigError
+from models.adapt import main
 from models.adapt_settings import PRESETS, chosen_job
 
 
@@ -48,3 +49,12 @@ def test_places_and_device_do_not_make_another_job() -> None:
         None, {"frames": "in", "out": "out", "preset": "quick", "seed": 1}
     )
     assert one.lasting() != third.lasting()
+
+
+def test_a_command_without_frames_is_bad_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--out", "somewhere"])
+    assert left.value.code == 2
+    assert "give --frames and --out" in capsys.readouterr().err
