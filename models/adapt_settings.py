@@ -8,7 +8,7 @@ from pydantic import Field
 from emcopilot.config import Settings, load_settings, read_toml
 from models.gan_settings import CYCLEGAN, PIX2PIX, GanSettings
 from models.npssegnet import NPSSEGNET
-from models.train_settings import TrainSettings
+from models.train_settings import BUDGETS, TrainSettings
 
 Preset = Literal["quick", "standard", "paper"]
 How = Literal["auto", "incumbent", "sam", "classical"]
@@ -118,12 +118,15 @@ def chosen_job(path: Path | None, given: dict[str, object]) -> AdaptSettings:
     file = read_toml(path) if path else {}
     preset = given.get("preset") or file.get("preset") or "standard"
     known: dict[str, object] = dict(PRESETS.get(str(preset), {}))  # pyright: ignore[reportArgumentType, reportCallIssue]
-    base = {
-        key: value.model_dump(exclude_unset=True)
-        if isinstance(value, Settings)
-        else value
-        for key, value in known.items()
-    }
+    base: dict[str, object] = {}
+    for key, value in known.items():
+        if not isinstance(value, Settings):
+            base[key] = value
+            continue
+        table, above = value.model_dump(exclude_unset=True), file.get(key)
+        # A budget in the file replaces the preset's, whatever its kind.
+        stale = BUDGETS if isinstance(above, dict) and BUDGETS & above.keys() else set()
+        base[key] = {name: part for name, part in table.items() if name not in stale}
     return _with_seed_and_device(load_settings(AdaptSettings, path, given, base=base))
 
 

@@ -58,3 +58,11 @@ def test_a_command_without_frames_is_bad_usage(
         main(["--out", "somewhere"])
     assert left.value.code == 2
     assert "give --frames and --out" in capsys.readouterr().err
+
+
+def test_a_budget_in_the_file_replaces_the_presets(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    path.write_text('frames = "a"\nout = "b"\npreset = "paper"\n[pix2pix]\nsteps = 9\n')
+    job = chosen_job(path, {})
+    assert (job.pix2pix.steps, job.pix2pix.epochs) == (9, None)
+    assert job.cyclegan.epochs == 150
