@@ -1,8 +1,10 @@
 """The server's database: what each row means, and the keys that make it count once.
 
-agent -> session -> file -> frame -> result. A session is one folder of frames from one agent,
-a file one acquired revision, a frame one page of a file, a result what one model found in a
-frame. Times are Unix seconds for display only; order comes from the autoincrement ids.
+agent -> session -> file -> frame -> result, and beside it domain -> job -> model -> promotion.
+A session is one folder of frames from one agent, a file one acquired revision, a frame one page of
+a file, a result what one model found in a frame. A domain is frames that look alike, a job learns
+one, a model is what it left; the last promotion says which model is live. Times are Unix seconds
+for display only; order comes from the autoincrement ids.
 Every statistic reads `results` with `counts` set, whose frames are then `processed`.
 """
 
@@ -31,7 +33,22 @@ FRAME_STATES = (QUEUED, LEASED, PROCESSED, QUARANTINED, SUPERSEDED)
 SCOPES = ("viewer", "operator", "admin")
 """What a token allows, each including the ones before it."""
 
-EVENT_KINDS = ("frame", "session", "agent", "problem", "model")
+EVENT_KINDS = ("frame", "session", "agent", "problem", "model", "domain", "job")
+
+STAGES = ("rough_masks", "pix2pix", "cyclegan", "synthesise", "train", "evaluate")
+"""Of an adaptation job, in order: while one runs, it is the job's state."""
+AWAITING_OPERATOR, PROMOTED, REJECTED = "awaiting_operator", "promoted", "rejected"
+CANCELLED, FAILED = "cancelled", "failed"
+OPEN_JOB_STATES = (QUEUED, *STAGES)
+"""States of a job that will go on by itself, whatever stops."""
+JOB_STATES = (
+    *OPEN_JOB_STATES,
+    AWAITING_OPERATOR,
+    PROMOTED,
+    REJECTED,
+    CANCELLED,
+    FAILED,
+)
 
 UPLOAD = "upload"
 """Name of the agent row, without key, that owns files sent over REST; also its journal."""
@@ -190,6 +207,113 @@ result_blobs = Table(
     Column("result_id", ForeignKey("results.id"), primary_key=True),
     Column("particles", LargeBinary, nullable=False),  # ParticleTable.to_bytes()
     Column("labels", LargeBinary, nullable=False),  # deflated TIFF, uint16 or uint32
+)
+
+domains = Table(
+    "domains",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String, nullable=False),  # the operator's, or made of what is known
+    # What the files say, where they say it; null: they do not.
+    Column("instrument", String),
+    Column("modality", String),
+    Column("pixel_band", Integer),  # floor(log2(pixel size in nm)): octaves
+    Column("created_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    Column("frame_count", Integer, nullable=False, server_default="0"),  # ever
+    # What its frames look like: `emcopilot.domain`'s own bytes, and whose features they are.
+    Column("features", String, nullable=False),
+    Column("look", LargeBinary, nullable=False),
+    # The model that was promoted for it; going back to the domain proposes or selects it.
+    Column("model_id", String),
+    Column("selects_model", Boolean, nullable=False, server_default="0"),
+    sqlite_autoincrement=True,
+)
+
+# How each frame looked when it was processed.
+looks = Table(
+    "looks",
+    metadata,
+    Column("frame_id", ForeignKey("frames.id"), primary_key=True),
+    # Null where it shows nothing to learn; `flaw` says why.
+    Column("domain_id", ForeignKey("domains.id"), index=True),
+    Column("flaw", String),  # blank | saturated | defocused
+    # From what its model was trained on, 1 being the farthest of that; null: unknown.
+    Column("distance", Float),
+    Column("model_id", String, nullable=False),
+)
+
+# A bounded, representative choice of a domain's frames: what a job learns from.
+reservoir = Table(
+    "reservoir",
+    metadata,
+    Column("domain_id", ForeignKey("domains.id"), primary_key=True),
+    Column("frame_id", ForeignKey("frames.id"), primary_key=True),
+    Column("rank", Float, nullable=False),  # the lowest is the first to go
+    Column("look", LargeBinary, nullable=False),  # of this frame
+    Column("added_at", Float, nullable=False),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("model_id", String, primary_key=True),
+    Column("source", String, nullable=False),  # shipped | adapted | imported
+    Column(
+        "folder", String, nullable=False
+    ),  # under the data directory, or a shipped name
+    Column("sha256", String(64), nullable=False),  # of the weights
+    Column("domain_id", ForeignKey("domains.id")),
+    Column("job_id", Integer),
+    Column("added_at", Float, nullable=False),
+    Column("added_by", String, nullable=False),
+    Column("verdict", String),  # promote | doubtful | reject, of the job's report
+    Column("tested_at", Float),  # passed its self-test: only then it can go live
+    Column("deleted_at", Float),
+    CheckConstraint("source IN ('shipped', 'adapted', 'imported')", name="source"),
+)
+
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("id", Integer, primary_key=True),  # the last one's model is live
+    Column("model_id", ForeignKey("models.model_id"), nullable=False),
+    Column("replaced", ForeignKey("models.model_id")),  # null: the first
+    Column(
+        "undoes", ForeignKey("promotions.id")
+    ),  # a roll back names what it takes back
+    Column("at", Float, nullable=False),
+    Column("who", String, nullable=False),
+    Column("reason", String, nullable=False, server_default=""),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("domain_id", ForeignKey("domains.id"), nullable=False),
+    Column("state", String, nullable=False),
+    Column("preset", String, nullable=False),
+    Column("start_model", String, nullable=False),  # a model_id
+    Column("frame_count", Integer, nullable=False),
+    Column("seed", Integer, nullable=False, server_default="0"),
+    Column("who", String, nullable=False),
+    Column("queued_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    Column("cancel_wanted", Boolean, nullable=False, server_default="0"),
+    Column(
+        "attempts", Integer, nullable=False, server_default="0"
+    ),  # starts of its process
+    Column("step", Integer, nullable=False, server_default="0"),  # of the stage
+    Column("steps", Integer, nullable=False, server_default="0"),
+    Column("eta_s", Float),
+    Column("seconds", JSON, nullable=False, server_default="{}"),  # spent, by stage
+    Column("candidate", String),  # its model_id, once there is one
+    Column("reason", String),  # why it failed, was refused or stopped
+    CheckConstraint(f"state IN {JOB_STATES}", name="state"),
+    sqlite_autoincrement=True,
 )
 
 rejections = Table(

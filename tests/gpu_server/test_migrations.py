@@ -1,11 +1,15 @@
 """Every database is brought to this release's schema, or refused with the reason."""
 
+import re
 import sqlite3
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from emcopilot.errors import ConfigError
@@ -79,11 +83,39 @@ class _Raw:
 
 
 def _definitions(connection: sa.Connection) -> set[tuple[str, str]]:
-    """Return the schema as SQLite keeps it, without layout and order of constraints."""
+    """Return the schema as SQLite keeps it, without layout, quotes and order of constraints."""
     rows = connection.exec_driver_sql(
         "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
         " AND name NOT IN ('alembic_version', 'sqlite_sequence')"
     )
     return {
-        (name, " ".join(sorted(sql.replace(",", " ").split()))) for name, sql in rows
+        (name, " ".join(sorted(re.sub(r'[,"()]', " ", sql).split())))
+        for name, sql in rows
     }
+
+
+def test_the_first_release_s_events_keep_their_ids_and_go_on_counting(
+    tmp_path: Path,
+) -> None:
+    insert = "INSERT INTO events (at, kind, data) VALUES (1, 'model', '{}')"
+    old = sa.create_engine(f"sqlite:///{tmp_path / 'emcopilot.db'}")
+    with old.begin() as connection:
+        _upgrade(connection, "0001")
+        for _ in range(3):
+            connection.exec_driver_sql(insert)
+        connection.exec_driver_sql("DELETE FROM events WHERE id = 2")
+    old.dispose()
+    database = Database(tmp_path)
+    with database.write() as connection:
+        connection.exec_driver_sql(insert.replace("model", "job"))
+        ids = connection.exec_driver_sql("SELECT id FROM events").scalars().all()
+    database.close()
+    assert ids == [1, 3, 4]
+
+
+def _upgrade(connection: sa.Connection, revision: str) -> None:
+    config = Config()
+    folder = Path(str(files("gpu_server"))) / "migrations"
+    config.set_main_option("script_location", str(folder))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
