@@ -7,6 +7,7 @@ A model is loaded only if weights, card and code belong together.
 import hashlib
 import json
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -215,13 +216,23 @@ def save_state(directory: Path, state: dict[str, object]) -> None:
 
 
 def load_state(directory: Path) -> dict[str, object] | None:
-    """Return the state of an interrupted run, or None if there is none."""
+    """Return the state of an interrupted run, or None if there is none.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged.
+    """
     path = directory / STATE_FILE
-    return (
-        torch.load(path, map_location="cpu", weights_only=True)
-        if path.is_file()
-        else None
-    )
+    if not path.is_file():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{path} is damaged and cannot be resumed from ({error!r:.90}); remove "
+            "it to begin this training anew"
+        ) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -169,3 +169,12 @@ def test_the_shipped_base_model_loads() -> None:
     assert card.model_id.startswith("npssegnet-base-4-")
     with torch.inference_mode():
         assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 400])
+def test_a_damaged_state_is_named_with_what_to_do(tmp_path: Path, kept: int) -> None:
+    checkpoint.save_state(tmp_path, {"step": 3, "weights": torch.zeros(100)})
+    path = tmp_path / checkpoint.STATE_FILE
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ModelError, match=r"damaged.*remove it to begin"):
+        checkpoint.load_state(tmp_path)
