@@ -22,10 +22,10 @@ from emcopilot.confidence import IDENTITY
 from emcopilot.errors import ConfigError, EMcopilotError, ModelError
 from gpu_server.engines import Engine
 from gpu_server.engines.torch_engine import TorchCpuEngine, TorchCudaEngine
-from gpu_server.segment import InferenceSpec, raw_bytes
+from gpu_server.inference_child import InferenceSpec, raw_bytes
 from models.checkpoint import ModelCard, load
 from models.predict import predict, predict_together
-from models.tiling import Tiling
+from models.tiling import Run, Tiling
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,8 @@ def frame_predictor(
 ) -> Callable[[NDArray[np.generic]], NDArray[np.uint8]]:
     """Return the function from one frame's pixels to its uint8 probability, both (H, W)."""
     tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
-    return lambda pixels: predict(pixels, engine.run, tiling)
+    run = finite(engine)
+    return lambda pixels: predict(pixels, run, tiling)
 
 
 def predict_batch(
@@ -79,10 +80,28 @@ def predict_batch(
     """Predict frames of one shape; small ones share a pass when the engine gains from it."""
     if max(frames[0].shape) <= one_pass_px:
         tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
-        return predict_together(frames, engine.run, tiling)
+        return predict_together(frames, finite(engine), tiling)
     # One after the other: several large ones at once would fill the memory.
     predict_one = frame_predictor(engine, one_pass_px)
     return [predict_one(pixels) for pixels in frames]
+
+
+def finite(engine: Engine) -> Run:
+    """Return the engine's run, which refuses answers that are no numbers.
+
+    Scaled to 8 bits they would look like an empty field.
+    """
+
+    def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        probability = engine.run(tiles)
+        if not np.isfinite(probability).all():
+            raise ModelError(
+                "the network answers with numbers that are not finite; its weights are damaged, "
+                "or too large for this engine's 16 bits: roll back to another model"
+            )
+        return probability
+
+    return run
 
 
 def serve(connection: Connection, spec: InferenceSpec) -> None:

@@ -4,70 +4,35 @@ Frames wait here; those of one shape that wait together go as one batch. The chi
 driver fault, the kernel's out-of-memory killer): it is started again and the frame gets a second
 try; a frame that kills it twice is given up, so that the next one works. A child that does not
 start is no frame's fault: frames wait, and `trouble` says for what.
+
+Another model gets a child of its own, started and warmed beside the live one; then the queue turns
+to it between two batches. No frame waits for weights, and each names the child that ran it.
 """
 
 import asyncio
-import json
 import logging
-import multiprocessing
-from collections import deque
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
-from emcopilot.confidence import IDENTITY, ParticleConfidence
-from emcopilot.errors import ConfigError, EMcopilotError, ModelError
+from emcopilot.errors import EMcopilotError, ModelError
+from gpu_server.inference_child import InferenceChild, InferenceSpec, Segmentation
 
 log = logging.getLogger(__name__)
 
-_START_TIMEOUT_S = 300.0
 _RESTART_PAUSE_S = 5.0
 _IDLE_LOOK_S = 5.0
 """A child that dies while it has nothing to do is missed after this long."""
-_FRAME_TIMEOUT_S = 180.0
-_PIXEL_TIMEOUT_S = 10e-6
-"""On top, a pixel: large frames take minutes on a CPU that does other work as well."""
 _TRIES = 2
-_PARTICLE_CONFIDENCE = TypeAdapter(ParticleConfidence)
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceSpec:
-    """What the child must load; plain values, because they cross a process border."""
-
-    model: str = "base"
-    """A model id of the registry, or a directory with weights and card."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    engine: str = "auto"
-    """auto, torch or openvino."""
-    warm_px: int = 1024
-    """Side of the frame run once at start, so that the first real one is not slow; 0: none."""
-    cache_dir: str | None = None
-    """Where compiled graphs are kept between starts."""
-    one_pass_px: int = 1536
-    """Frames up to this side go through whole; larger ones in tiles."""
-
-
-@dataclass(frozen=True, slots=True)
-class Segmentation:
-    """What the network says of one frame."""
-
-    probability: NDArray[np.uint8]
-    """Shape (H, W); 0..255, particle from 128."""
-    model_id: str
-    infer_s: float
-    """Seconds of the network's own work on this frame."""
-    device: str
-    """What ran it, for people."""
-    confidence: ParticleConfidence = IDENTITY
-    """Tells what clearness means in chances, for this very model."""
+_SHAPES_KEPT = 3
+"""Kinds of frames that a new child is warmed with: a session has one, now and then two."""
 
 
 class InferenceBackend(Protocol):
@@ -88,6 +53,41 @@ class _Waiting:
     tries: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A child that is ready beside the live one, and that no frame has gone to yet."""
+
+    child: InferenceChild
+
+    @property
+    def model_id(self) -> str:
+        """The model that it runs, as its card says."""
+        return self.child.model_id
+
+    async def segment(self, pixels: NDArray[np.generic]) -> Segmentation:
+        """Segment one frame, shape (H, W), any real dtype.
+
+        Raises
+        ------
+        ModelError
+            If the network cannot run on it, or its process ended.
+        """
+        return (await _exchange(self.child, [pixels]))[0]
+
+
+Commit = Callable[[Trial], Awaitable[None]]
+"""Tests a trial and writes down that it is live; raises what speaks against it."""
+
+
+@dataclass(slots=True)
+class _Swap:
+    """A child that takes over between two batches."""
+
+    spec: InferenceSpec
+    child: InferenceChild
+    done: asyncio.Future[None]
+
+
 @dataclass(slots=True)
 class Segmenter:
     """Owns the inference child; use as an async context manager."""
@@ -100,10 +100,18 @@ class Segmenter:
     _batch: int = 1
     _queue: deque[_Waiting] = field(default_factory=deque)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    _child: "_Child | None" = None
-    _starting: "_Child | None" = None
+    _child: InferenceChild | None = None
+    _starting: InferenceChild | None = None
     _start_failure: str | None = None
     _worker: asyncio.Task[None] | None = None
+    _swap_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _trial: InferenceChild | None = None
+    _next: _Swap | None = None
+    _retiring: asyncio.Future[None] | None = None
+    _lately: OrderedDict[tuple[object, ...], NDArray[np.generic]] = field(
+        default_factory=OrderedDict
+    )
+    """The last frame of each shape and dtype, to warm a new child with."""
 
     async def __aenter__(self) -> Self:
         """Start the child and wait until the network is warm.
@@ -125,12 +133,15 @@ class Segmenter:
     ) -> None:
         """Stop the child; frames still waiting are cancelled, their rows stay queued."""
         # The child goes first: a thread may be blocked reading its answer.
-        for child in (self._starting, self._child):
+        waiting_child = self._next.child if self._next else None
+        for child in (self._starting, self._trial, waiting_child, self._child):
             if child:
                 child.kill()
         if self._worker:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
+        if self._retiring:
+            await asyncio.gather(self._retiring, return_exceptions=True)
         for waiting in self._queue:
             waiting.answer.cancel()
 
@@ -163,9 +174,77 @@ class Segmenter:
             If the network cannot run on this frame; the next frame may work.
         """
         answer = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(np.ascontiguousarray(pixels), answer))
+        pixels = np.ascontiguousarray(pixels)
+        self._remember(pixels)
+        self._queue.append(_Waiting(pixels, answer))
         self._arrived.set()
         return await answer
+
+    async def swap(self, spec: InferenceSpec, commit: Commit | None = None) -> None:
+        """Run another model from the next batch on; the live one works until then.
+
+        Parameters
+        ----------
+        spec : InferenceSpec
+            What the new child loads, and every child after it.
+        commit : callable, optional
+            Awaited with the new child, warm, before frames go to it. What it raises ends the
+            swap; once it returns, frames do go to it.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            If the new child does not start; the old one goes on untouched.
+        """
+        async with self._swap_lock:
+            try:
+                child = await asyncio.to_thread(self._start_trial, spec)
+                await self._warm(child)
+                if commit:
+                    await commit(Trial(child))
+            except BaseException:
+                if self._trial:
+                    self._trial.kill()
+                raise
+            finally:
+                self._trial = None
+            done = asyncio.get_running_loop().create_future()
+            self._next = _Swap(spec, child, done)
+            self._arrived.set()
+            worker = self._worker
+            assert worker is not None, "a swap before the start"
+            await asyncio.wait({done, worker}, return_when=asyncio.FIRST_COMPLETED)
+
+    def _start_trial(self, spec: InferenceSpec) -> InferenceChild:
+        child = self._trial = InferenceChild(spec)
+        child.wait_until_ready()
+        return child
+
+    async def _warm(self, child: InferenceChild) -> None:
+        """Show a new child what comes lately: engines compile for each shape they meet."""
+        for pixels in list(self._lately.values()):
+            for count in sorted({1, child.batch}):
+                await _exchange(child, [pixels] * count)
+
+    def _remember(self, pixels: NDArray[np.generic]) -> None:
+        key = (pixels.shape, pixels.dtype.str)
+        self._lately[key] = pixels
+        self._lately.move_to_end(key)
+        if len(self._lately) > _SHAPES_KEPT:
+            self._lately.popitem(last=False)
+
+    def _switch(self) -> None:
+        """Turn to the child that waits to take over, if one does; no batch is under way."""
+        if self._next is None:
+            return
+        swap, self._next = self._next, None
+        old, self.spec = self._child, swap.spec
+        self._adopt(swap.child)
+        if old:  # its process takes a while to die, and frames need not wait for that
+            self._retiring = asyncio.ensure_future(asyncio.to_thread(old.kill))
+        log.info("model swapped model=%s at=%.3f", self.model_id, time.time())
+        if not swap.done.done():
+            swap.done.set_result(None)
 
     async def _run(self) -> None:
         while True:
@@ -173,11 +252,13 @@ class Segmenter:
                 async with asyncio.timeout(_IDLE_LOOK_S):
                     await self._arrived.wait()
             self._arrived.clear()
+            self._switch()
             if self._child and not self._child.is_alive:
                 self._bury("it ended while it was idle")
                 await self._start_again()
             while batch := self._next_batch():
                 await self._carry(batch)
+                self._switch()
 
     def _next_batch(self) -> list[_Waiting]:
         """Take waiting frames of the oldest one's shape and dtype, up to the batch size."""
@@ -219,8 +300,11 @@ class Segmenter:
         for waiting in batch:
             await self._carry([waiting])
 
-    async def _start_again(self) -> "_Child":
+    async def _start_again(self) -> InferenceChild:
         while True:
+            self._switch()  # another model is the way out where this one does not start
+            if self._child and self._child.is_alive:
+                return self._child
             try:
                 child = await asyncio.to_thread(self._start_child)
             except (EMcopilotError, OSError) as error:
@@ -258,111 +342,27 @@ class Segmenter:
         if not waiting.answer.done():
             waiting.answer.set_exception(error)
 
-    def _start_child(self) -> "_Child":
-        child = self._starting = _Child(self.spec)
+    def _start_child(self) -> InferenceChild:
+        child = self._starting = InferenceChild(self.spec)
         child.wait_until_ready()
-        self.model_id, self.device = child.model_id, child.device
-        self._batch = child.batch
-        self._child, self._starting = child, None
+        self._adopt(child)
+        self._starting = None
         log.info("inference ready model=%s device=%s", self.model_id, self.device)
         return child
 
-
-class _Child:
-    """The process and its pipe; every call blocks, so callers use a thread."""
-
-    def __init__(self, spec: InferenceSpec) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve,
-            args=(theirs, spec),
-            name="emcopilot-inference",
-            daemon=True,
-        )
-        self._process.start()
-        theirs.close()  # so that the child's death reads as end of file here
-        self.model_id = self.device = ""
-        self.batch = 1
-        self.confidence = IDENTITY
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process.is_alive()
-
-    def wait_until_ready(self) -> None:
-        """Wait until the network is loaded and warm.
-
-        Raises
-        ------
-        ConfigError, ModelError
-            If the device is not there, the weights do not fit, or the process ends.
-        """
-        try:
-            ready = _receive(self._pipe, _START_TIMEOUT_S)
-        except (EOFError, OSError) as error:  # a time-out is an OSError, too
-            self.kill()
-            raise ModelError(
-                "the inference process ended while it loaded the network; "
-                f"exit code {self._process.exitcode}: see the server's log"
-            ) from error
-        if "failed" in ready:
-            self.kill()
-            kind = ConfigError if ready.get("kind") == "ConfigError" else ModelError
-            raise kind(str(ready["failed"]))
-        self.model_id = str(ready["model_id"])
-        self.device = str(ready["device"])
-        self.batch = int(str(ready["batch"]))
-        self.confidence = _PARTICLE_CONFIDENCE.validate_python(
-            ready["particle_confidence"]
-        )
-
-    def exchange(self, frames: list[NDArray[np.generic]]) -> list[Segmentation]:
-        """Send frames of one shape and wait for their probabilities."""
-        first = frames[0]
-        header = {
-            "count": len(frames),
-            "shape": first.shape,
-            "dtype": first.dtype.str,
-        }
-        self._pipe.send_bytes(json.dumps(header).encode())
-        for pixels in frames:
-            self._pipe.send_bytes(raw_bytes(pixels))
-        timeout_s = _FRAME_TIMEOUT_S + _PIXEL_TIMEOUT_S * first.size
-        answer = _receive(self._pipe, timeout_s * len(frames))
-        if "failed" in answer:
-            raise ModelError(str(answer["failed"]))
-        return [
-            Segmentation(
-                np.frombuffer(self._pipe.recv_bytes(), np.uint8).reshape(first.shape),
-                self.model_id,
-                float(str(answer["infer_s"])),
-                self.device,
-                self.confidence,
-            )
-            for _ in frames
-        ]
-
-    def kill(self) -> None:
-        """End the process now; correctness never depends on its goodbye."""
-        self._process.kill()
-        self._process.join(5)
+    def _adopt(self, child: InferenceChild) -> None:
+        self._child, self._batch = child, child.batch
+        self.model_id, self.device = child.model_id, child.device
 
 
-def _serve(connection: Connection, spec: InferenceSpec) -> None:
-    # Imported in the child alone: the process that answers browsers never loads torch.
-    from gpu_server import inference  # noqa: PLC0415
-
-    inference.serve(connection, spec)
-
-
-def raw_bytes(array: NDArray[np.generic]) -> memoryview:
-    """View an array as flat bytes: a pipe takes the length of a 2-D view for its size."""
-    return memoryview(np.ascontiguousarray(array)).cast("B")  # pyright: ignore[reportArgumentType]
-
-
-def _receive(pipe: Connection, timeout_s: float) -> dict[str, object]:
-    if not pipe.poll(timeout_s):
-        raise TimeoutError(f"no answer from the inference process in {timeout_s:.0f} s")
-    return json.loads(pipe.recv_bytes())
+async def _exchange(
+    child: InferenceChild, frames: list[NDArray[np.generic]]
+) -> list[Segmentation]:
+    """Ask a child that is not live; whatever goes wrong speaks against its model."""
+    try:
+        return await asyncio.to_thread(child.exchange, frames)
+    except (OSError, EOFError) as error:  # a time-out is an OSError, too
+        raise ModelError(
+            f"the inference process of {child.model_id} ended, or did not answer, on a frame of "
+            f"{frames[0].shape[1]} x {frames[0].shape[0]} px: {error!r}; see the server's log"
+        ) from error

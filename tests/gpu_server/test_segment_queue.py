@@ -43,7 +43,7 @@ class Child:
 @pytest.fixture(autouse=True)
 def children(monkeypatch: pytest.MonkeyPatch) -> type[Child]:
     Child.deeds, Child.start_failures, Child.started = [], [], 0
-    monkeypatch.setattr(segment_module, "_Child", Child)
+    monkeypatch.setattr(segment_module, "InferenceChild", Child)
     monkeypatch.setattr(segment_module, "_RESTART_PAUSE_S", 0.01)
     monkeypatch.setattr(segment_module, "_IDLE_LOOK_S", 0.01)
     return Child
