@@ -5,8 +5,9 @@
 
 Runs `emcopilot adapt` on frames whose masks are hidden from it, then trains the same network from
 the same start with the same settings on other labels: the rough masks, a classical cut's, the 1st
-generation, the 2nd, and the masks drawn by hand. All are judged on frames that no training saw,
-beside the incumbent and the microscopist's one-liner. A killed run goes on where it was.
+generation, the 2nd, and the masks drawn by hand. Each is joined by the same share of simulated
+frames against forgetting; `rehearsal` shows what these do alone. All are judged on frames that no
+training saw, beside the incumbent and the microscopist's one-liner. A killed run goes on.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from models import checkpoint
 from models.adapt import adapt, sources
 from models.adapt_settings import AdaptSettings, chosen_job
+from models.augmentation import Source
 from models.classical_cut import choose_way, cut
 from models.curves import read_record
 from models.datasets import LabelledFrame
@@ -35,8 +37,9 @@ from models.train_segmenter import train
 from models.train_settings import Recipe
 from models.watch import LogWatch
 
-STAGES = ("rough", "classical", "first", "second", "manual")
+STAGES = ("rehearsal", "rough", "classical", "first", "second", "manual")
 SHOWN = {
+    "rehearsal": "simulated rehearsal alone, no frame of the domain",
     "rough": "rough masks alone",
     "classical": "classical masks alone",
     "first": "1st generation",
@@ -88,6 +91,12 @@ def labels_for(
     return load_frames(round_folder / f"{stage}.npz")
 
 
+def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:
+    if stage == "rehearsal":
+        return sources(job, [])[1:]
+    return sources(job, labels_for(stage, job, ground))
+
+
 def taught(stage: str, job: AdaptSettings, ground: Ground, out: Path) -> Path:
     """Train the job's network on a stage's labels, or find it trained."""
     if stage == "second":
@@ -101,7 +110,7 @@ def taught(stage: str, job: AdaptSettings, ground: Ground, out: Path) -> Path:
                     "architecture": checkpoint.load(job.model)[1].architecture,
                 }
             ),
-            sources(job, labels_for(stage, job, ground)),
+            taught_from(stage, job, ground),
             folder,
             recipe=Recipe(name=f"label-free-{stage}"),
         )
