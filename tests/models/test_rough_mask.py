@@ -25,7 +25,8 @@ from models import checkpoint
 from models.classical_cut import choose_way, cut
 from models.npssegnet import Architecture, build, last_convolution
 from models.preprocess import normalise
-from models.rough_mask import SamSettings, rough_masks
+from models.rough_mask import rough_masks
+from models.sam_masks import SamSettings
 from models.segmentation_metrics import pixel_score
 
 Frame = NDArray[np.float32]
