@@ -62,6 +62,10 @@ class LiveHeader(Payload):
     infer_s: float
     latency_s: float | None
     time_s: float | None
+    number: int = 0
+    """The frame's in its session, from 1; 0 where a server does not tell."""
+    frame_rejected: bool = False
+    """The operator took the whole frame out of the statistics."""
     jpeg_bytes: int
     points: int
 

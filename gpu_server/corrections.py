@@ -5,7 +5,7 @@ in the audit and an event. Every function works inside the caller's transaction.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
@@ -17,11 +17,18 @@ from gpu_server.tables import (
     PROCESSED,
     QUARANTINED,
     QUEUED,
+    audit,
     frames,
     rejections,
     results,
     sessions,
 )
+
+REJECT, RESTORE = "reject particles", "restore particles"
+REJECT_FRAME, RESTORE_FRAME = "reject frame", "restore frame"
+UNDO = "undo"
+_UNDO_DEPTH = 1000
+"""Lines of the audit that an undo looks back over."""
 
 
 def calibrate_session(
@@ -129,7 +136,7 @@ def set_frame_rejected(
     )
     if not changed.rowcount:
         raise LookupError(f"there is no frame {frame_id}")
-    action = "reject frame" if rejected else "restore frame"
+    action = REJECT_FRAME if rejected else RESTORE_FRAME
     return _tell(connection, frame_id, who, action, at=at)
 
 
@@ -159,6 +166,7 @@ def reject_particles(
         If the frame has no counted result, or the result no such particle.
     """
     result_id = _counted_result(connection, frame_id, particles)
+    changed = sorted(set(particles) - _rejected(connection, result_id))
     rows = [
         {
             "result_id": result_id,
@@ -166,13 +174,12 @@ def reject_particles(
             "rejected_at": at,
             "rejected_by": who,
         }
-        for label in sorted(set(particles))
+        for label in changed
     ]
     if rows:
         connection.execute(insert(rejections).on_conflict_do_nothing(), rows)
-    return _tell(
-        connection, frame_id, who, "reject particles", at=at, particles=particles
-    )
+    detail = {"particles": changed, **_measured(connection, result_id)}
+    return _tell(connection, frame_id, who, REJECT, at=at, detail=detail)
 
 
 def restore_particles(
@@ -191,15 +198,95 @@ def restore_particles(
         If the frame has no counted result, or the result no such particle.
     """
     result_id = _counted_result(connection, frame_id, particles)
+    changed = sorted(set(particles) & _rejected(connection, result_id))
     connection.execute(
         rejections.delete().where(
-            rejections.c.result_id == result_id,
-            rejections.c.particle.in_(set(particles)),
+            rejections.c.result_id == result_id, rejections.c.particle.in_(changed)
         )
     )
-    return _tell(
-        connection, frame_id, who, "restore particles", at=at, particles=particles
+    detail = {"particles": changed, **_measured(connection, result_id)}
+    return _tell(connection, frame_id, who, RESTORE, at=at, detail=detail)
+
+
+def undo(connection: sa.Connection, who: str, *, at: float) -> tuple[int, int, str]:
+    """Take back the last rejection or restoring by `who` that is not taken back yet.
+
+    Returns
+    -------
+    event, frame_id : int
+    action : str
+        What was taken back.
+
+    Raises
+    ------
+    LookupError
+        If there is nothing to take back. What was done to particles of a frame that was
+        measured anew since is left alone: their numbers stand for others now.
+    """
+    last = _last_change(connection, who)
+    if last is None:
+        raise LookupError(f"{who} has changed nothing that could be taken back")
+    frame_id, action = int(last.subject.removeprefix("frame ")), last.action
+    particles = last.detail.get("particles", [])
+    match action:
+        case "reject particles":
+            event = restore_particles(connection, frame_id, particles, who, at=at)
+        case "restore particles":
+            event = reject_particles(connection, frame_id, particles, who, at=at)
+        case _:
+            rejected = action == RESTORE_FRAME
+            event = set_frame_rejected(
+                connection, frame_id, who, rejected=rejected, at=at
+            )
+    # Its own line says that neither the change nor its undoing is to be undone next.
+    newest = sa.select(sa.func.max(audit.c.id)).where(audit.c.who == who)
+    undoing = connection.execute(newest).scalar_one()
+    note(connection, who, UNDO, last.subject, at=at, detail={"of": [last.id, undoing]})
+    return event, frame_id, action
+
+
+def _last_change(connection: sa.Connection, who: str) -> sa.Row | None:
+    chosen = (
+        sa.select(audit)
+        .where(
+            audit.c.who == who,
+            audit.c.action.in_((REJECT, RESTORE, REJECT_FRAME, RESTORE_FRAME, UNDO)),
+        )
+        .order_by(audit.c.id.desc())
+        .limit(_UNDO_DEPTH)
     )
+    undone: set[int] = set()
+    for row in connection.execute(chosen):
+        if row.action == UNDO:
+            undone.update(row.detail["of"])
+        elif row.id not in undone and _still_stands(connection, row):
+            return row
+    return None
+
+
+def _still_stands(connection: sa.Connection, change: sa.Row) -> bool:
+    """Whether the particles of a change have the numbers that they had."""
+    if change.action not in (REJECT, RESTORE):
+        return True
+    frame_id = int(change.subject.removeprefix("frame "))
+    chosen = sa.select(results.c.id, results.c.saved_at).where(
+        results.c.frame_id == frame_id, results.c.counts
+    )
+    now = connection.execute(chosen).first()
+    then = (change.detail.get("result_id"), change.detail.get("saved_at"))
+    return now is not None and tuple(now) == then
+
+
+def _rejected(connection: sa.Connection, result_id: int) -> set[int]:
+    chosen = sa.select(rejections.c.particle).where(rejections.c.result_id == result_id)
+    return set(connection.scalars(chosen))
+
+
+def _measured(connection: sa.Connection, result_id: int) -> dict[str, object]:
+    """Return what tells one measurement of a frame from the next."""
+    chosen = sa.select(results.c.saved_at).where(results.c.id == result_id)
+    saved_at = connection.execute(chosen).scalar_one()
+    return {"result_id": result_id, "saved_at": saved_at}
 
 
 def _requeue(
@@ -245,11 +332,10 @@ def _tell(
     action: str,
     *,
     at: float,
-    particles: Collection[int] = (),
+    detail: Mapping[str, object] | None = None,
 ) -> int:
-    detail = {"particles": sorted(set(particles))} if particles else {}
     note(connection, who, action, f"frame {frame_id}", at=at, detail=detail)
     of_session = sa.select(frames.c.session_id).where(frames.c.id == frame_id)
     session_id = connection.execute(of_session).scalar_one()
-    told = {"frame_id": frame_id, "change": action, **detail}
+    told = {"frame_id": frame_id, "change": action, **(detail or {})}
     return announce(connection, "frame", told, at=at, session_id=session_id)

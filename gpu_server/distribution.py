@@ -1,9 +1,11 @@
 """A session's size distribution, its course in time, and whether it is known well enough."""
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 
 import numpy as np
 import sqlalchemy as sa
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 from emcopilot.messages import PsdAnswer, TimelineAnswer, Unit
 from emcopilot.psd import Psd, measure_psd
 from gpu_server.accounts import last_event
-from gpu_server.queries import StoredFrame, counted_frames, session_start
+from gpu_server.course import Course, read_course
+from gpu_server.queries import StoredFrame, session_start
 
 FloatArray = NDArray[np.float64]
 
@@ -39,7 +42,7 @@ class Distributions:
             known = self._measured.get(session_id)
         if known and known[0] == event:
             return known[1], known[2]
-        answer, psd = measured(counted_frames(connection, session_id), event)
+        answer, psd = of_course(read_course(connection, session_id), event)
         with self._lock:
             self._measured[session_id] = event, answer, psd
             self._measured.move_to_end(session_id)
@@ -48,7 +51,9 @@ class Distributions:
         return answer, psd
 
 
-def measured(frames: Sequence[StoredFrame], event: int) -> tuple[PsdAnswer, Psd]:
+def measured(
+    frames: Sequence[StoredFrame], event: int, *, bins: int | None = None
+) -> tuple[PsdAnswer, Psd]:
     """Measure one distribution over the counted particles of `frames`.
 
     Notes
@@ -59,7 +64,7 @@ def measured(frames: Sequence[StoredFrame], event: int) -> tuple[PsdAnswer, Psd]
     unit, reason = common_unit(frames)
     sizes = [frame.diameters(unit) for frame in frames]
     every = np.concatenate(sizes) if sizes else np.empty(0)
-    psd = measure_psd(every[np.isfinite(every)], unit=unit)
+    psd = measure_psd(every[np.isfinite(every)], unit=unit, bins=bins)
     rejected = sum(len(frame.result.rejected) for frame in frames if frame.result)
     border = sum(_cut_by_border(frame) for frame in frames)
     return psd_answer(
@@ -68,6 +73,22 @@ def measured(frames: Sequence[StoredFrame], event: int) -> tuple[PsdAnswer, Psd]
         frames=len(frames),
         excluded_border=border,
         rejected=rejected,
+        event=event,
+    ), psd
+
+
+def of_course(
+    course: Course, event: int, *, bins: int | None = None
+) -> tuple[PsdAnswer, Psd]:
+    """Measure the distribution of a whole session, by the rules of `measured`."""
+    psd = measure_psd(course.sizes(), unit=course.unit, bins=bins)
+    sized = int(np.count_nonzero(course.particles))
+    return psd_answer(
+        psd,
+        reason=_reason(course.uncalibrated, sized),
+        frames=len(course.frame),
+        excluded_border=int(course.border.sum()),
+        rejected=int(course.rejected.sum()),
         event=event,
     ), psd
 
@@ -98,33 +119,93 @@ def common_unit(frames: Sequence[StoredFrame]) -> tuple[Unit, str | None]:
     """Return the unit that all sizes can be given in, and why it is px where it is."""
     sized = [frame for frame in frames if frame.result and len(frame.result.diameters)]
     unknown = sum(frame.pixel_size_nm is None for frame in sized)
+    return "px" if unknown else "nm", _reason(unknown, len(sized))
+
+
+def _reason(unknown: int, sized: int) -> str | None:
     if unknown == 0:
-        return "nm", None
-    return "px", (
-        f"{unknown} of {len(sized)} frames have no known pixel size; "
+        return None
+    return (
+        f"{unknown} of {sized} frames have no known pixel size; "
         "give the session one to see nm"
     )
 
 
-def timeline(connection: sa.Connection, session_id: int) -> TimelineAnswer:
-    """Return the session's course: one entry a counted frame, as acquired."""
-    frames = counted_frames(connection, session_id)
-    unit, _ = common_unit(frames)
+def timeline(
+    connection: sa.Connection, session_id: int, points: int | None = None
+) -> TimelineAnswer:
+    """Return the session's course: one entry a counted frame, as acquired.
+
+    Parameters
+    ----------
+    points : int, optional
+        Return no more entries than that, each a real frame; see `kept_frames`.
+    """
+    course = read_course(connection, session_id)
     start = session_start(connection, session_id)
-    figures = [_mean_and_dispersion(frame.diameters(unit)) for frame in frames]
+    return timeline_of(course, session_id, start, points)
+
+
+def timeline_of(
+    course: Course, session_id: int, start: float | None, points: int | None
+) -> TimelineAnswer:
+    """Put a course into an answer; `start` is the session's time zero, Unix time."""
+    counted, mean, dispersion = course.moments()
+    time_s = course.page_s
+    if start is not None:
+        time_s = course.written_at - start + np.nan_to_num(course.page_s)
+    kept = np.arange(len(course.frame))
+    if points is not None:
+        kept = kept_frames((mean, counted, course.latency_s), points)
     return TimelineAnswer(
         session_id=session_id,
-        unit=unit,
-        frame=[frame.id for frame in frames],
-        time_s=[session_time_s(frame, start) for frame in frames],
-        particles=[
-            len(frame.result.diameters) if frame.result else 0 for frame in frames
-        ],
-        counted=[int(np.isfinite(frame.diameters(unit)).sum()) for frame in frames],
-        mean_diameter=[mean for mean, _ in figures],
-        dispersion=[dispersion for _, dispersion in figures],
-        latency_s=[frame.latency_s for frame in frames],
+        unit=course.unit,
+        frame=course.frame[kept].tolist(),
+        number=course.number[kept].tolist(),
+        time_s=_or_none(time_s[kept]),
+        particles=course.particles[kept].tolist(),
+        counted=counted[kept].tolist(),
+        mean_diameter=_or_none(mean[kept]),
+        dispersion=_or_none(dispersion[kept]),
+        latency_s=_or_none(course.latency_s[kept]),
+        frames=len(course.frame),
     )
+
+
+def kept_frames(
+    curves: Sequence[NDArray[np.generic]], points: int
+) -> NDArray[np.int64]:
+    """Choose the frames whose curves look like those of all frames.
+
+    Parameters
+    ----------
+    curves : arrays, shape (F,)
+        NaN where a frame has no value.
+    points : int
+        The most that are chosen, at least 2 a curve and 2 for the ends.
+
+    Returns
+    -------
+    int64 array, shape (K,), K <= points
+        Rising indices. Each stretch of frames gives its lowest and its highest frame of every
+        curve, so that no spike is smoothed away; the first and last frame are there.
+    """
+    total = len(curves[0])
+    if total <= points:
+        return np.arange(total)
+    stretches = max(1, (points - 2) // (2 * len(curves)))
+    bounds = np.linspace(0, total, stretches + 1).astype(np.int64)
+    chosen = {0, total - 1}
+    for curve in curves:
+        values = np.asarray(curve, np.float64)
+        low, high = (
+            np.nan_to_num(values, nan=np.inf),
+            np.nan_to_num(values, nan=-np.inf),
+        )
+        for first, end in pairwise(bounds.tolist()):
+            chosen.add(first + int(low[first:end].argmin()))
+            chosen.add(first + int(high[first:end].argmax()))
+    return np.array(sorted(chosen))
 
 
 def session_time_s(frame: StoredFrame, start: float | None) -> float | None:
@@ -134,12 +215,8 @@ def session_time_s(frame: StoredFrame, start: float | None) -> float | None:
     return frame.written_at - start + (frame.time_s or 0.0)
 
 
-def _mean_and_dispersion(diameters: FloatArray) -> tuple[float | None, float | None]:
-    sizes = diameters[np.isfinite(diameters)]
-    if len(sizes) == 0:
-        return None, None
-    mean = float(sizes.mean())
-    return mean, float(sizes.std(ddof=1)) / mean if len(sizes) > 1 else None
+def _or_none(values: FloatArray) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _cut_by_border(frame: StoredFrame) -> int:

@@ -43,7 +43,7 @@ def read_particles(connection: sa.Connection, frame: StoredFrame) -> ParticleTab
     StoreError
         If the blob is missing or damaged.
     """
-    table = ParticleTable.from_bytes(_blob(connection, frame, "particles"))
+    table = read_measured(connection, frame)
     if frame.pixel_size_nm == frame.own_pixel_size_nm:
         return table
     # Calipers and perimeters of non-square pixels do not scale: measure the labels again.
@@ -55,6 +55,17 @@ def read_particles(connection: sa.Connection, frame: StoredFrame) -> ParticleTab
     return replace(
         again, mean_intensity=table.mean_intensity, confidence=table.confidence
     )
+
+
+def read_measured(connection: sa.Connection, frame: StoredFrame) -> ParticleTable:
+    """Return the table as it was measured, whatever pixel size holds now.
+
+    Raises
+    ------
+    StoreError
+        If the blob is missing or damaged.
+    """
+    return ParticleTable.from_bytes(_blob(connection, frame, "particles"))
 
 
 def is_rejected(frame: StoredFrame, count: int) -> NDArray[np.bool_]:

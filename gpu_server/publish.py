@@ -61,15 +61,22 @@ class LiveFrame:
     outlines: Outlines
     """In px of the shown picture, which is `shown_factor(shape)` times smaller."""
 
+    number: int = 0
+    """In its session, from 1."""
     rejected: NDArray[np.bool_] | None = None
     """Shape (P,), taken out by the operator; None while nothing is."""
+    is_rejected: bool = False
+    """The operator took the whole frame out."""
 
-    def without(self, rejected: NDArray[np.bool_]) -> "LiveFrame":
+    def without(
+        self, rejected: NDArray[np.bool_], *, is_rejected: bool = False
+    ) -> "LiveFrame":
         """Return the frame with the operator's verdicts, figures included."""
         counted = self.diameter[~self.touches_border & ~rejected]
         return replace(
             self,
             rejected=rejected,
+            is_rejected=is_rejected,
             counted=len(counted),
             mean_diameter=float(counted.mean()) if len(counted) else None,
             median_diameter=float(np.median(counted)) if len(counted) else None,
@@ -171,11 +178,17 @@ class Publisher:
         self._latest = frame
         self._frames.notify()
 
-    def show_rejected(self, frame_id: int, rejected: NDArray[np.bool_]) -> None:
+    def show_rejected(
+        self,
+        frame_id: int,
+        rejected: NDArray[np.bool_],
+        *,
+        is_rejected: bool = False,
+    ) -> None:
         """Send the shown frame again with the operator's verdicts, shape (P,)."""
         shown = self._latest
         if shown and shown.frame_id == frame_id and len(shown.ids) == len(rejected):
-            self.publish(shown.without(rejected))
+            self.publish(shown.without(rejected, is_rejected=is_rejected))
 
     def announce(self) -> None:
         """Say that the store has new events, results or rejections; from any thread."""
@@ -221,9 +234,30 @@ class Publisher:
 
 def pack(frame: LiveFrame, seq: int) -> bytes:
     """Scale, compress and lay out one frame; tens of ms, so never on the event loop."""
-    shown = picture(frame.pixels, shown_factor(_shape(frame.pixels)))
-    image = jpeg(shown)
-    height, width = _shape(frame.pixels)
+    return lay_out(frame, preview(frame.pixels), seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A frame's picture as viewers get it."""
+
+    jpeg: bytes
+    height: int
+    """Native, px."""
+    width: int
+    shown_height: int
+    shown_width: int
+
+
+def preview(pixels: NDArray[np.generic]) -> Preview:
+    """Scale and compress detector counts, shape (H, W), for looking at."""
+    height, width = pixels.shape
+    shown = picture(pixels, shown_factor((height, width)))
+    return Preview(jpeg(shown), height, width, *shown.shape)
+
+
+def lay_out(frame: LiveFrame, shown: Preview, seq: int) -> bytes:
+    """Return the packet of a frame whose picture is there already."""
     rejected = frame.rejected
     if rejected is None:
         rejected = np.zeros(len(frame.ids), np.bool_)
@@ -234,10 +268,12 @@ def pack(frame: LiveFrame, seq: int) -> bytes:
         session=frame.session,
         name=frame.name,
         page=frame.page,
-        height=height,
-        width=width,
-        shown_height=shown.shape[0],
-        shown_width=shown.shape[1],
+        number=frame.number,
+        frame_rejected=frame.is_rejected,
+        height=shown.height,
+        width=shown.width,
+        shown_height=shown.shown_height,
+        shown_width=shown.shown_width,
         pixel_size_nm=frame.pixel_size_nm,
         pixel_size_source=frame.pixel_size_source,
         model_id=frame.model_id,
@@ -251,12 +287,12 @@ def pack(frame: LiveFrame, seq: int) -> bytes:
         infer_s=frame.infer_s,
         latency_s=frame.latency_s,
         time_s=frame.time_s,
-        jpeg_bytes=len(image),
+        jpeg_bytes=len(shown.jpeg),
         points=len(frame.outlines.points),
     )
     return LivePacket(
         header,
-        image,
+        shown.jpeg,
         offsets=frame.outlines.offsets,
         ids=frame.ids.astype(np.uint32),
         diameter=frame.diameter.astype(np.float32),
@@ -265,8 +301,3 @@ def pack(frame: LiveFrame, seq: int) -> bytes:
         points=frame.outlines.points + np.int16(POINTS_PER_PIXEL // 2),
         confidence=in_percent(frame.confidence),
     ).pack()
-
-
-def _shape(pixels: NDArray[np.generic]) -> tuple[int, int]:
-    height, width = pixels.shape
-    return height, width

@@ -6,6 +6,7 @@ rejections are laid over them here, on reading, so they can always be taken back
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,19 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from emcopilot.messages import Unit
-from gpu_server.tables import PROCESSED, files, frames, rejections, results, sessions
+from gpu_server.tables import (
+    PROCESSED,
+    SUPERSEDED,
+    files,
+    frames,
+    rejections,
+    results,
+    sessions,
+)
 
 FloatArray = NDArray[np.float64]
+
+_FRAMES_A_SPAN = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +108,16 @@ class StoredFrame:
         diameter is the root of an area, so it scales with the geometric mean of the
         pixel's edges: exact for non-square pixels too.
         """
+        diameters = self.all_diameters(unit)
+        if self.result:
+            diameters[[label - 1 for label in self.result.rejected]] = np.nan
+        return diameters
+
+    def all_diameters(self, unit: Unit) -> FloatArray:
+        """Return equivalent diameters, shape (P,), the rejected ones included."""
         if self.result is None:
             return np.empty(0)
         diameters = self.result.diameters.copy()
-        diameters[[label - 1 for label in self.result.rejected]] = np.nan
         if self.result.unit == "nm":
             diameters /= _mean_edge(self.own_pixel_size_nm)
         return diameters * _mean_edge(self.pixel_size_nm) if unit == "nm" else diameters
@@ -127,6 +144,36 @@ def frame(connection: sa.Connection, frame_id: int) -> StoredFrame | None:
     """Return one frame, or None."""
     found = _read_frames(connection, _frames_select().where(frames.c.id == frame_id))
     return found[0] if found else None
+
+
+def frame_at(
+    connection: sa.Connection, session_id: int, number: int
+) -> StoredFrame | None:
+    """Return a session's frame with this number, else the nearest that still stands.
+
+    Numbers of superseded frames are left out; the one before goes first.
+    """
+    of_session = sa.and_(
+        frames.c.session_id == session_id, frames.c.state != SUPERSEDED
+    )
+    nearest = (
+        (frames.c.number <= number, frames.c.number.desc()),
+        (frames.c.number > number, frames.c.number),
+    )
+    for side, order in nearest:
+        chosen = sa.select(frames.c.id).where(of_session, side).order_by(order).limit(1)
+        frame_id = connection.execute(chosen).scalar()
+        if frame_id is not None:
+            return frame(connection, frame_id)
+    return None
+
+
+def last_number(connection: sa.Connection, session_id: int) -> int:
+    """Return the number of a session's newest frame; 0 without any."""
+    newest = sa.select(sa.func.max(frames.c.number)).where(
+        frames.c.session_id == session_id
+    )
+    return connection.execute(newest).scalar() or 0
 
 
 def frame_page(
@@ -164,6 +211,24 @@ def counted_frames(
     )
     if since is not None:
         chosen = chosen.where(results.c.saved_at >= since)
+    order = (files.c.mtime_ns, files.c.id, frames.c.page)
+    return _read_frames(connection, chosen.order_by(*order))
+
+
+def written_frames(
+    connection: sa.Connection, until: StoredFrame, span_s: float
+) -> list[StoredFrame]:
+    """Return the counted frames that were written in the `span_s` up to a frame, in order."""
+    end_ns = int((until.written_at + 1e-3) * 1e9)
+    chosen = _frames_select().where(
+        frames.c.session_id == until.session_id,
+        # Numbers have an index, times have not; and a camera has its limits.
+        frames.c.number.between(until.number - _FRAMES_A_SPAN, until.number),
+        files.c.mtime_ns.between(end_ns - int(span_s * 1e9), end_ns),
+        frames.c.state == PROCESSED,
+        frames.c.rejected_at.is_(None),
+        results.c.id.is_not(None),
+    )
     order = (files.c.mtime_ns, files.c.id, frames.c.page)
     return _read_frames(connection, chosen.order_by(*order))
 
@@ -242,21 +307,24 @@ def _frames_select() -> sa.Select:
 
 def _read_frames(connection: sa.Connection, chosen: sa.Select) -> list[StoredFrame]:
     rows = connection.execute(chosen).all()
-    rejected = _rejected_labels(connection, {row.session_id for row in rows})
+    rejected = _rejected_labels(connection, rows)
     return [
         _stored_frame(row, rejected.get(row.result_id, frozenset())) for row in rows
     ]
 
 
 def _rejected_labels(
-    connection: sa.Connection, session_ids: set[int]
+    connection: sa.Connection, rows: Sequence[sa.Row]
 ) -> dict[int, frozenset[int]]:
     """Return the labels taken out, by result; people reject few, so per session is cheap."""
-    chosen = (
-        sa.select(rejections.c.result_id, rejections.c.particle)
-        .join(results, results.c.id == rejections.c.result_id)
-        .where(results.c.session_id.in_(session_ids))
-    )
+    chosen = sa.select(rejections.c.result_id, rejections.c.particle)
+    if len(rows) == 1:
+        chosen = chosen.where(rejections.c.result_id == rows[0].result_id)
+    else:
+        session_ids = {row.session_id for row in rows}
+        chosen = chosen.join(results, results.c.id == rejections.c.result_id).where(
+            results.c.session_id.in_(session_ids)
+        )
     labels: dict[int, set[int]] = {}
     for result_id, particle in connection.execute(chosen):
         labels.setdefault(result_id, set()).add(particle)

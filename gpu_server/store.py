@@ -280,6 +280,11 @@ class Store:
                 connection, frame_id, particles, who, at=self._wall()
             )
 
+    def undo(self, who: str) -> tuple[int, int, str]:
+        """Take back the last rejection or restoring by `who`: event, frame and action."""
+        with self.database.write() as connection:
+            return corrections.undo(connection, who, at=self._wall())
+
 
 def _only_server(data_dir: Path) -> sqlite3.Connection:
     """Hold the folder until this process ends, however it ends.

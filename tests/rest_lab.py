@@ -23,10 +23,12 @@ from emcopilot.decode import Frame, open_frames
 from gpu_server.api import (
     agents,
     corrections,
+    domains,
     health,
     live,
     pictures,
     results,
+    review,
     segment,
 )
 from gpu_server.api.problems import install_problem_handlers
@@ -262,7 +264,9 @@ def _app(lab: Lab, scratch: Path, ready: threading.Event) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, openapi_url="/api/v1/openapi.json")
     install_problem_handlers(app)
-    for part in (health, agents, results, pictures, corrections, segment, live):
+    for part in (
+        health, agents, results, pictures, corrections, review, segment, live, domains,
+    ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(health.root)
     limit = {"/api/v1/segment": 2 * MAX_UPLOAD_BYTES}

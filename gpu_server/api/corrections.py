@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Depends, Path
 
 from emcopilot.messages import CalibrationRequest, Changed
@@ -16,6 +15,7 @@ from gpu_server.api.results import Id
 from gpu_server.api.services import Services, ServicesDep, known_frame
 from gpu_server.auth import Identity, require
 from gpu_server.particle_rows import is_rejected
+from gpu_server.queries import StoredFrame
 
 router = APIRouter(prefix="/api/v1", tags=["corrections"], responses=PROBLEM_RESPONSES)
 
@@ -106,15 +106,20 @@ async def _of_frame(
     services: Services, frame_id: int, change: Callable[[int, str], int], who: str
 ) -> Changed:
     event = await asyncio.to_thread(change, frame_id, who)
-    services.publisher.show_rejected(
-        frame_id, await asyncio.to_thread(_rejected_now, services, frame_id)
-    )
-    services.publisher.announce()
+    await show_verdicts(services, frame_id)
     return Changed(event=event)
 
 
-def _rejected_now(services: Services, frame_id: int) -> np.ndarray:
-    with services.store.read() as connection:
-        found = known_frame(connection, frame_id)
+async def show_verdicts(services: Services, frame_id: int) -> None:
+    """Tell whoever looks that what counts of a frame has changed."""
+    found = await asyncio.to_thread(_frame, services, frame_id)
     count = len(found.result.diameters) if found.result else 0
-    return is_rejected(found, count)
+    services.publisher.show_rejected(
+        frame_id, is_rejected(found, count), is_rejected=found.is_rejected
+    )
+    services.publisher.announce()
+
+
+def _frame(services: Services, frame_id: int) -> StoredFrame:
+    with services.store.read() as connection:
+        return known_frame(connection, frame_id)

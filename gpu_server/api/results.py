@@ -157,11 +157,18 @@ def session_psd(
 
 
 @router.get("/sessions/{session_id}/timeline")
-def session_timeline(services: ServicesDep, session_id: Id) -> TimelineAnswer:
-    """Return mean diameter, count, dispersion and latency of every counted frame."""
+def session_timeline(
+    services: ServicesDep,
+    session_id: Id,
+    points: Annotated[int | None, Query(ge=8, le=100_000)] = None,
+) -> TimelineAnswer:
+    """Return mean diameter, count, dispersion and latency of every counted frame.
+
+    With `points` it has no more entries than that, chosen so that no spike is lost.
+    """
     with services.store.read() as connection:
         known_session(connection, session_id)
-        return timeline(connection, session_id)
+        return timeline(connection, session_id, points)
 
 
 @router.get("/sessions/{session_id}/convergence")
