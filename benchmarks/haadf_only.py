@@ -15,12 +15,14 @@ from machine import machine
 from one_liner import one_liner_miou
 
 from emcopilot.optics import Mode
+from emcopilot.seen import SEEN_FILE
 from emcopilot.simulate import demo_scene, random_scene, render_micrograph
 from models import checkpoint
 from models.augmentation import Source
 from models.datasets import LabelledFrame, label
 from models.npssegnet import NPSSEGNET, torch_run
 from models.predict import predict
+from models.seen import write_seen
 from models.segmentation_metrics import pixel_score
 from models.train_segmenter import train
 from models.train_settings import Recipe, TrainSettings
@@ -69,6 +71,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if not (options.out / checkpoint.CARD_FILE).exists():
         train_haadf_only(options.out, options.minutes, options.device)
+    if not (options.out / SEEN_FILE).exists():
+        shown = [training_frame(number) for number in range(FRAMES)]
+        write_seen(options.out, [frame.pixels for frame in shown])
     network, card = checkpoint.load(options.out)
     run = torch_run(network.float())
     print(machine())

@@ -16,7 +16,17 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from emcopilot import __version__
 from emcopilot.errors import EMcopilotError
-from gpu_server.api import agents, corrections, health, live, pictures, results, segment
+from gpu_server.accumulate import Accumulator
+from gpu_server.api import (
+    agents,
+    corrections,
+    domains,
+    health,
+    live,
+    pictures,
+    results,
+    segment,
+)
 from gpu_server.api.problems import install_problem_handlers
 from gpu_server.api.services import Services
 from gpu_server.auth import Gate
@@ -82,7 +92,9 @@ def create_app(
     )
     install_problem_handlers(app)
     app.include_router(health.root)
-    for routes in (health, agents, results, pictures, corrections, segment, live):
+    for routes in (
+        health, agents, results, pictures, corrections, segment, live, domains,
+    ):  # fmt: skip
         app.include_router(routes.router)
     layout.mount(
         app, lambda wanted: read_view(app.state.services, app.state.segmenter, wanted)
@@ -115,7 +127,11 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
     publisher = Publisher()
     segmenter = await stack.enter_async_context(Segmenter(_spec(settings)))
     decoder = await stack.enter_async_context(DecodePool(settings.decode))
-    pipeline = Pipeline(store, decoder, segmenter, publisher, settings)
+    accumulator = Accumulator(store, announce=publisher.announce)
+    stack.push_async_callback(accumulator.close)
+    pipeline = Pipeline(
+        store, decoder, segmenter, publisher, settings, accumulate=accumulator
+    )
 
     def on_stored(_files: object) -> None:
         loop.call_soon_threadsafe(pipeline.ring)

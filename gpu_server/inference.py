@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 
 from emcopilot.confidence import IDENTITY
 from emcopilot.errors import ConfigError, EMcopilotError, ModelError
+from emcopilot.seen import SEEN_FILE
 from gpu_server.engines import Engine
 from gpu_server.engines.torch_engine import TorchCpuEngine, TorchCudaEngine
 from gpu_server.inference_child import InferenceSpec, raw_bytes
-from models.checkpoint import ModelCard, load
+from models.checkpoint import ModelCard, find, load
+from models.look import Looker
 from models.predict import predict, predict_together
 from models.tiling import Run, Tiling
 
@@ -109,6 +111,8 @@ def serve(connection: Connection, spec: InferenceSpec) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
         engine, card = build_engine(spec)
+        # What is computed again in the background has been looked at already.
+        looker = None if spec.is_background else _looker(engine)
         if spec.warm_px:
             blank = np.zeros((spec.warm_px, spec.warm_px), np.float32)
             frame_predictor(engine, spec.one_pass_px)(blank)
@@ -122,6 +126,8 @@ def serve(connection: Connection, spec: InferenceSpec) -> None:
             "device": engine.device,
             "batch": engine.batch,
             "particle_confidence": asdict(card.particle_confidence or IDENTITY),
+            "features": looker.features if looker else None,
+            "seen": str(find(spec.model).absolute() / SEEN_FILE),
         },
     )
     while True:
@@ -129,12 +135,38 @@ def serve(connection: Connection, spec: InferenceSpec) -> None:
             frames = _receive_frames(connection)
         except EOFError:
             return
-        _answer(connection, engine, frames, spec.one_pass_px)
+        _answer(connection, engine, looker, frames, spec.one_pass_px)
+
+
+def _looker(engine: Engine) -> Looker | None:
+    """Return what looks at frames, warm; None where it is not to be had."""
+    try:
+        looker = Looker.load("cuda" if engine.device.startswith("cuda") else "cpu")
+    except ModelError as error:
+        # Frames are segmented all the same; only domains and the alarm go without.
+        log.warning("frames get no looks reason=%s", error)
+        return None
+    looker(np.arange(256 * 256, dtype=np.float32).reshape(256, 256))
+    return looker
+
+
+def _look_at(frames: list[NDArray[np.generic]], looker: Looker | None) -> list[object]:
+    """Return each frame's look as hexadecimal, None where it has none."""
+    return [looker and _look_of(pixels, looker) for pixels in frames]
+
+
+def _look_of(pixels: NDArray[np.generic], looker: Looker) -> str | None:
+    try:
+        return looker(pixels).to_bytes().hex()
+    except (ValueError, MemoryError, torch.OutOfMemoryError) as error:
+        log.info("frame has no look reason=%s", error)
+        return None
 
 
 def _answer(
     connection: Connection,
     engine: Engine,
+    looker: Looker | None,
     frames: list[NDArray[np.generic]],
     one_pass_px: int,
 ) -> None:
@@ -147,7 +179,8 @@ def _answer(
         log.exception("batch failed frames=%d shape=%s", len(frames), frames[0].shape)
         _send(connection, {"failed": f"the network could not run: {error}"})
         return
-    _send(connection, {"infer_s": (time.monotonic() - started) / len(frames)})
+    infer_s = (time.monotonic() - started) / len(frames)
+    _send(connection, {"infer_s": infer_s, "looks": _look_at(frames, looker)})
     for probability in maps:
         connection.send_bytes(raw_bytes(probability))
 

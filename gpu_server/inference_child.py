@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 
 from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import ConfigError, ModelError
+from emcopilot.frame_look import FrameLook
 
 _START_TIMEOUT_S = 300.0
 _FRAME_TIMEOUT_S = 180.0
@@ -56,6 +58,12 @@ class Segmentation:
     """What ran it, for people."""
     confidence: ParticleConfidence = IDENTITY
     """Tells what clearness means in chances, for this very model."""
+    look: FrameLook | None = None
+    """What the frame looks like; None where it has no look, or nobody looked."""
+    features: str = ""
+    """The network that looked, the same whatever model is live; empty if nobody looked."""
+    seen: Path | None = None
+    """Where it is written what this very model was trained on; the file may not be there."""
 
 
 class InferenceChild:
@@ -75,6 +83,7 @@ class InferenceChild:
         self.model_id = self.device = ""
         self.batch = 1
         self.confidence = IDENTITY
+        self.features, self.seen = "", None
 
     @property
     def is_alive(self) -> bool:
@@ -107,6 +116,8 @@ class InferenceChild:
         self.confidence = _PARTICLE_CONFIDENCE.validate_python(
             ready["particle_confidence"]
         )
+        self.features = str(ready.get("features") or "")
+        self.seen = Path(str(ready["seen"])) if ready.get("seen") else None
 
     def exchange(self, frames: list[NDArray[np.generic]]) -> list[Segmentation]:
         """Send frames of one shape and wait for their probabilities."""
@@ -123,6 +134,7 @@ class InferenceChild:
         answer = _receive(self._pipe, timeout_s * len(frames))
         if "failed" in answer:
             raise ModelError(str(answer["failed"]))
+        looks = _looks(answer.get("looks"), len(frames))
         return [
             Segmentation(
                 np.frombuffer(self._pipe.recv_bytes(), np.uint8).reshape(first.shape),
@@ -130,8 +142,11 @@ class InferenceChild:
                 float(str(answer["infer_s"])),
                 self.device,
                 self.confidence,
+                look,
+                self.features,
+                self.seen,
             )
-            for _ in frames
+            for look in looks
         ]
 
     def kill(self) -> None:
@@ -160,6 +175,13 @@ def _step_back() -> None:
 def raw_bytes(array: NDArray[np.generic]) -> memoryview:
     """View an array as flat bytes: a pipe takes the length of a 2-D view for its size."""
     return memoryview(np.ascontiguousarray(array)).cast("B")  # pyright: ignore[reportArgumentType]
+
+
+def _looks(sent: object, count: int) -> list[FrameLook | None]:
+    """Read the looks of `count` frames, each hexadecimal or null."""
+    if not isinstance(sent, list) or len(sent) != count:
+        return [None] * count
+    return [one and FrameLook.from_bytes(bytes.fromhex(str(one))) for one in sent]
 
 
 def _receive(pipe: Connection, timeout_s: float) -> dict[str, object]:

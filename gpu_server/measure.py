@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from emcopilot.confidence import doubtful_share, frame_confidence, is_doubtful
 from emcopilot.decode import Frame
+from emcopilot.domain import Reading
 from emcopilot.label_image import encode_labels
 from emcopilot.labels import Labels, label_particles
 from emcopilot.messages import Unit
@@ -123,6 +124,18 @@ def measure(
         segmentation.infer_s,
         doubtful_share(segmentation.probability),
         time.monotonic() - started,
+    )
+
+
+def reading_of(measured: MeasuredFrame) -> Reading:
+    """Return what the live model finds in a frame, for the alarm."""
+    particles = measured.particles
+    diameters_px = particles.equivalent_diameter_px
+    return Reading(
+        particle_count=len(particles),
+        doubtful_share=measured.doubtful_share,
+        diameter_px=float(np.median(diameters_px)) if len(particles) else None,
+        covered_share=float(np.sum(particles.area_px)) / max(measured.labels.size, 1),
     )
 
 

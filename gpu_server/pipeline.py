@@ -1,6 +1,6 @@
 """From a stored file to numbers on the screen. Read this first.
 
-    lease -> decode + calibrate -> segment -> measure -> store -> publish
+    lease -> decode + calibrate -> segment -> measure -> store -> publish -> accumulate
 
 A few carriers walk this path side by side, so that one frame is decoded and another measured
 while a third is in the network. Rows in the store decide what is to be done: a crash anywhere
@@ -10,7 +10,7 @@ loses nothing, and a frame that is done is done once.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -30,12 +30,15 @@ from gpu_server.measure import MeasuredFrame, measure
 from gpu_server.publish import LiveFrame, Publisher, Signal
 from gpu_server.sandbox import DecodePool, WorkerDied
 from gpu_server.saving import FrameFacts, SavedResult
-from gpu_server.segment import InferenceBackend
+from gpu_server.segment import InferenceBackend, Segmentation
 from gpu_server.store import Store
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Accumulate = Callable[[LeasedFrame, MeasuredFrame, Segmentation], Awaitable[None]]
+"""Takes in a frame whose result is saved and shown; raises nothing."""
 
 _CARRIERS = 3
 _STORE_RETRY_S = 5.0
@@ -57,7 +60,10 @@ class Pipeline:
         segmenter: InferenceBackend,
         publisher: Publisher,
         settings: ServerSettings,
+        *,
+        accumulate: Accumulate | None = None,
     ) -> None:
+        self._accumulate = accumulate
         self._store = store
         self._decoder = decoder
         self._segmenter = segmenter
@@ -179,6 +185,8 @@ class Pipeline:
             leased.name,
             1000 * (time.time() - timings["leased"]),
         )
+        if self._accumulate:
+            await self._accumulate(leased, measured, segmentation)
 
     async def _decode(self, leased: LeasedFrame) -> Frame:
         path = self._store.blob_path(leased.sha256)
