@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from emcopilot import __version__
-from emcopilot.errors import EMcopilotError
+from emcopilot.errors import EMcopilotError, ModelError
 from gpu_server.accumulate import Accumulator
 from gpu_server.api import (
     agents,
@@ -27,18 +27,25 @@ from gpu_server.api import (
     results,
     segment,
 )
+from gpu_server.api.models import router as model_routes
 from gpu_server.api.problems import install_problem_handlers
 from gpu_server.api.services import Services
 from gpu_server.auth import Gate
 from gpu_server.config import ServerSettings
 from gpu_server.ingest import Ingest
 from gpu_server.keys import server_keys
+from gpu_server.live_start import LiveStart
+from gpu_server.model_archive import MAX_ARCHIVE_BYTES
+from gpu_server.model_desk import ModelDesk
 from gpu_server.page import layout
 from gpu_server.page.look import read_view
 from gpu_server.pipeline import Pipeline
+from gpu_server.promotion import Promotion
 from gpu_server.publish import Publisher
+from gpu_server.registry import Registry
 from gpu_server.sandbox import DecodePool
 from gpu_server.segment import InferenceSpec, Segmenter
+from gpu_server.side_segmenter import SideSegmenter
 from gpu_server.store import Store
 from gpu_server.tokens import Tokens
 
@@ -92,6 +99,7 @@ def create_app(
     )
     install_problem_handlers(app)
     app.include_router(health.root)
+    app.include_router(model_routes)
     for routes in (
         health, agents, results, pictures, corrections, segment, live, domains,
     ):  # fmt: skip
@@ -100,7 +108,10 @@ def create_app(
         app, lambda wanted: read_view(app.state.services, app.state.segmenter, wanted)
     )
     # Outermost last: the host is checked, then who asks, before anything else runs.
-    uploads = {f"{API}/segment": settings.http.max_upload_bytes}
+    uploads = {
+        f"{API}/segment": settings.http.max_upload_bytes,
+        f"{API}/models/import": MAX_ARCHIVE_BYTES,
+    }
     app.add_middleware(
         Gate, store=lambda: app.state.services.store, upload_bytes=uploads
     )
@@ -125,7 +136,17 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
     store = stack.enter_context(Store(settings.data_dir))
     _welcome(store)
     publisher = Publisher()
-    segmenter = await stack.enter_async_context(Segmenter(_spec(settings)))
+    registry = Registry(store)
+    await asyncio.to_thread(registry.open)
+    segmenter = await _start_live(stack, registry, settings)
+    side = await stack.enter_async_context(SideSegmenter(_spec(settings)))
+    promotion = Promotion(
+        registry,
+        segmenter,
+        lambda folder: _spec(settings, folder),
+        publisher.announce,
+    )
+    stack.push_async_callback(promotion.close)
     decoder = await stack.enter_async_context(DecodePool(settings.decode))
     accumulator = Accumulator(store, announce=publisher.announce)
     stack.push_async_callback(accumulator.close)
@@ -151,6 +172,7 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
         scratch_dir=_empty(settings.data_dir / "scratch"),
         max_upload_bytes=settings.http.max_upload_bytes,
         disk_reserve_bytes=settings.ingest.disk_reserve_bytes,
+        models=ModelDesk(registry, promotion, side),
         probes={
             "ingest": lambda: (
                 None if ingest.status().is_alive else "the ingest thread has ended"
@@ -162,6 +184,24 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
             ),
         },
     )
+
+
+async def _start_live(
+    stack: AsyncExitStack, registry: Registry, settings: ServerSettings
+) -> Segmenter:
+    """Start the network with the model that is live, or the next best that runs."""
+    start = LiveStart(registry, settings.segment.model)
+    choices = start.choices()
+    while True:
+        choice = await asyncio.to_thread(next, choices)
+        segmenter = Segmenter(_spec(settings, choice.folder))
+        try:
+            await stack.enter_async_context(segmenter)
+        except ModelError as error:
+            start.failed(choice, error)
+            continue
+        await asyncio.to_thread(start.settle, choice)
+        return segmenter
 
 
 def _welcome(store: Store) -> None:
@@ -181,10 +221,10 @@ def _empty(folder: Path) -> Path:
     return folder
 
 
-def _spec(settings: ServerSettings) -> InferenceSpec:
+def _spec(settings: ServerSettings, folder: Path | None = None) -> InferenceSpec:
     chosen = settings.segment
     return InferenceSpec(
-        model=chosen.model,
+        model=str(folder or chosen.model),
         device=chosen.device,
         engine=chosen.engine,
         warm_px=chosen.warm_px,

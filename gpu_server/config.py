@@ -60,7 +60,9 @@ class SegmentSettings(Settings):
     """The network and what runs it."""
 
     model: str = "base"
-    """A shipped model's name, or a directory with weights and card."""
+    """A shipped model's name, a model id, or a directory with weights and card: what the first
+    start runs. From then on the last promotion holds, until this names another model than at the
+    start before; that is a promotion as well, by "settings", and can be rolled back."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "torch", "openvino"] = "auto"
     warm_px: int = Field(default=1024, ge=0, le=4096)

@@ -15,6 +15,7 @@ from gpu_server.api.problems import ProblemError
 from gpu_server.distribution import Distributions
 from gpu_server.measure import MeasuredFrame
 from gpu_server.metrics import registry_of
+from gpu_server.model_desk import ModelDesk
 from gpu_server.publish import Publisher
 from gpu_server.queries import StoredFrame, StoredSession, frame, session_list
 from gpu_server.store import Store
@@ -58,6 +59,8 @@ class Services:
     disk_reserve_bytes: int
     probes: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
     """Part of the server -> why it is not ready, or None; asked by `/readyz`."""
+    models: ModelDesk | None = None
+    """The registry and who runs its models; None: this server has one model for good."""
     distributions: Distributions = field(default_factory=Distributions)
     metrics: CollectorRegistry = field(init=False)
 

@@ -1,0 +1,168 @@
+"""The history of what was live: one row a change, the last one holds.
+
+A roll back undoes the last promotion that is not undone yet, as an undo key does: pressed twice it
+goes two models back, and never forth again; forth one goes by promoting. It is a row itself, which
+names the promotion it takes back. Every function works inside the caller's transaction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from gpu_server.events import announce, note
+from gpu_server.tables import (
+    AWAITING_OPERATOR,
+    PROMOTED,
+    domains,
+    jobs,
+    models,
+    promotions,
+)
+
+SETTINGS = "settings"
+"""Who promotes what the settings name, at a start."""
+SERVER = "server"
+"""Who promotes another model at a start because the live one is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of the live model."""
+
+    id: int
+    model_id: str
+    replaced: str | None
+    undoes: int | None
+    at: float
+    who: str
+    reason: str
+
+
+def last(connection: sa.Connection) -> Change | None:
+    """Return the change that holds; None before the first start."""
+    newest = sa.select(promotions).order_by(promotions.c.id.desc()).limit(1)
+    row = connection.execute(newest).first()
+    return Change(*row) if row else None
+
+
+def history(connection: sa.Connection, limit: int | None = None) -> list[Change]:
+    """Return the changes, the newest first."""
+    chosen = sa.select(promotions).order_by(promotions.c.id.desc()).limit(limit)
+    return [Change(*row) for row in connection.execute(chosen)]
+
+
+def standing(connection: sa.Connection) -> Change | None:
+    """Return the promotion that a roll back would undo; None where there is none."""
+    undone = sa.select(promotions.c.undoes).where(promotions.c.undoes.is_not(None))
+    chosen = (
+        sa.select(promotions)
+        .where(
+            promotions.c.undoes.is_(None),
+            promotions.c.replaced.is_not(None),
+            promotions.c.id.not_in(undone),
+        )
+        .order_by(promotions.c.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(chosen).first()
+    return Change(*row) if row else None
+
+
+def model_to_return_to(connection: sa.Connection) -> str | None:
+    """Return the model that a roll back would make live; None where there is none."""
+    change = standing(connection)
+    return change.replaced if change else None
+
+
+def was_trusted(connection: sa.Connection, model_id: str) -> bool:
+    """Say whether an operator promoted this model before and nobody took that back."""
+    undone = sa.select(promotions.c.undoes).where(promotions.c.undoes.is_not(None))
+    chosen = sa.select(promotions.c.id).where(
+        promotions.c.model_id == model_id,
+        promotions.c.undoes.is_(None),
+        promotions.c.id.not_in(undone),
+    )
+    return connection.execute(chosen.limit(1)).first() is not None
+
+
+def record(
+    connection: sa.Connection,
+    model_id: str,
+    who: str,
+    *,
+    at: float,
+    reason: str = "",
+    undoes: int | None = None,
+    detail: Mapping[str, object] | None = None,
+) -> Change:
+    """Make a model the live one: row, job, domain, audit and event, all or nothing."""
+    before = last(connection)
+    values = {
+        "model_id": model_id,
+        "replaced": before.model_id if before else None,
+        "undoes": undoes,
+        "at": at,
+        "who": who,
+        "reason": reason,
+    }
+    row = connection.execute(
+        promotions.insert().values(**values).returning(promotions.c.id)
+    ).scalar_one()
+    change = Change(id=row, **values)
+    if undoes is None:
+        _settle_job(connection, model_id, at=at)
+        _remember(connection, model_id)
+    else:
+        _forget(connection, change)
+    action = "promote model" if undoes is None else "roll back model"
+    told = {
+        "promotion": change.id,
+        "replaced": change.replaced,
+        "undoes": undoes,
+        "reason": reason,
+        **(detail or {}),
+    }
+    note(connection, who, action, f"model {model_id}", at=at, detail=told)
+    kind = "promoted" if undoes is None else "rolled back"
+    event = {"change": kind, "model_id": model_id, "who": who, **told}
+    announce(connection, "model", event, at=at)
+    return change
+
+
+def _settle_job(connection: sa.Connection, model_id: str, *, at: float) -> None:
+    """Mark the job that left this candidate as promoted."""
+    changed = connection.execute(
+        jobs.update()
+        .where(jobs.c.candidate == model_id, jobs.c.state == AWAITING_OPERATOR)
+        .values(state=PROMOTED)
+        .returning(jobs.c.id, jobs.c.domain_id)
+    ).all()
+    for job in changed:
+        told = {"job_id": job.id, "domain_id": job.domain_id, "state": PROMOTED}
+        announce(connection, "job", {**told, "candidate": model_id}, at=at)
+
+
+def _remember(connection: sa.Connection, model_id: str) -> None:
+    """Let the domain that a model learnt know it: going back there proposes it."""
+    learnt = sa.select(models.c.domain_id).where(models.c.model_id == model_id)
+    connection.execute(
+        domains.update()
+        .where(domains.c.id == learnt.scalar_subquery())
+        .values(model_id=model_id)
+    )
+
+
+def _forget(connection: sa.Connection, change: Change) -> None:
+    """Let a domain that remembers the model taken back remember what it had before, if that."""
+    learnt = sa.select(models.c.domain_id).where(models.c.model_id == change.model_id)
+    of_domain = connection.execute(learnt).scalar()
+    for domain_id in connection.scalars(
+        sa.select(domains.c.id).where(domains.c.model_id == change.replaced)
+    ).all():
+        back = change.model_id if of_domain == domain_id else None
+        connection.execute(
+            domains.update()
+            .where(domains.c.id == domain_id)
+            .values({"model_id": back} | ({} if back else {"selects_model": False}))
+        )

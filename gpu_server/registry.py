@@ -1,0 +1,325 @@
+"""The models that this server may run: folders on disk, and rows that make them models.
+
+A model is written into a staged folder, synced, renamed, and only then gets its row: what a kill
+left behind has no row and is swept at the next start. Rows are never removed, so that every result
+can say which model made it; a deleted model's row says when.
+"""
+
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from emcopilot.errors import EMcopilotError, ModelError
+from gpu_server import promotion_rows
+from gpu_server.database import Database
+from gpu_server.events import announce, note
+from gpu_server.model_files import (
+    STAGED,
+    UnfitModelError,
+    checked_card,
+    copy_model,
+    put_in_place,
+    read_card,
+    shipped_folders,
+)
+from gpu_server.store import Store
+from gpu_server.tables import domains, models
+
+log = logging.getLogger(__name__)
+
+Source = Literal["adapted", "imported"]
+
+GOLDEN = "golden"
+"""Folder of what each model made of the golden frames, `MODEL_ID.npz`."""
+
+
+class InUseError(EMcopilotError):
+    """A model that is needed cannot be deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """One model and where it comes from."""
+
+    model_id: str
+    source: str
+    """shipped | adapted | imported"""
+    folder: str
+    sha256: str
+    domain_id: int | None
+    job_id: int | None
+    added_at: float
+    added_by: str
+    verdict: str | None
+    """promote | doubtful | reject, of the job's report; None: not judged."""
+    tested_at: float | None
+    deleted_at: float | None
+
+
+class Registry:
+    """The server's models; thread-safe, blocks for as long as the disk takes.
+
+    Parameters
+    ----------
+    store : Store or Database
+        The running server's store, or the database alone beside it. Models lie in the data
+        directory's folder `models`.
+    wall : callable
+        Clock in seconds, for display.
+    """
+
+    def __init__(
+        self, store: Store | Database, *, wall: Callable[[], float] = time.time
+    ) -> None:
+        self.database = store.database if isinstance(store, Store) else store
+        self.root = store.data_dir / "models"
+        self.golden_root = store.data_dir / GOLDEN
+        self.wall = wall
+
+    def open(self) -> None:
+        """Sweep what a kill left half-written, and list the models that came with the product."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.golden_root.mkdir(parents=True, exist_ok=True)
+        with self.database.read() as connection:
+            kept = {row.folder for row in _rows(connection) if row.deleted_at is None}
+        for folder in self.root.iterdir():
+            if folder.name not in kept:
+                log.warning("left-over removed folder=%s", folder)
+                shutil.rmtree(folder, ignore_errors=True)
+        for name, folder in shipped_folders():
+            self._list_shipped(name, folder)
+
+    # Reading
+
+    def live(self, connection: sa.Connection) -> str | None:
+        """Return the id of the model that is live; None before the first start."""
+        last = promotion_rows.last(connection)
+        return last.model_id if last else None
+
+    def find(self, connection: sa.Connection, model_id: str) -> StoredModel:
+        """Return one model, deleted ones too.
+
+        Raises
+        ------
+        LookupError
+            If there never was such a model.
+        """
+        row = connection.execute(
+            sa.select(models).where(models.c.model_id == model_id)
+        ).first()
+        if row is None:
+            raise LookupError(f"there is no model {model_id}")
+        return StoredModel(*row)
+
+    def list(
+        self, connection: sa.Connection, *, deleted: bool = False
+    ) -> list[StoredModel]:
+        """Return the models, the newest first; `deleted` brings those that are gone, too."""
+        return [row for row in _rows(connection) if deleted or row.deleted_at is None]
+
+    def folder(self, model_id: str) -> Path:
+        """Return where a model's files lie.
+
+        Raises
+        ------
+        LookupError
+            If there never was such a model.
+        ModelError
+            If it is deleted, or its files are gone.
+        """
+        with self.database.read() as connection:
+            return self.folder_of(self.find(connection, model_id))
+
+    def folder_of(self, model: StoredModel) -> Path:
+        """Return where the files of `model` lie; raises as `folder` does."""
+        if model.deleted_at is not None:
+            raise ModelError(
+                f"model {model.model_id} was deleted; import it again, or choose another"
+            )
+        if model.source != "shipped":
+            folder = self.root / model.folder
+        else:
+            folder = dict(shipped_folders()).get(model.folder, Path(model.folder))
+        if read_card(folder).model_id != model.model_id:
+            raise ModelError(
+                f"model {model.model_id} is gone: {folder} holds another one now; it came with "
+                "another release: choose a model of `emcopilot models list`"
+            )
+        return folder
+
+    def golden_file(self, model_id: str) -> Path:
+        """Return where a model's answer to the golden frames is kept, there or not."""
+        return self.golden_root / f"{model_id}.npz"
+
+    # Changing
+
+    def add(
+        self,
+        folder: Path,
+        source: Source,
+        who: str,
+        *,
+        job_id: int | None = None,
+        domain_id: int | None = None,
+        verdict: str | None = None,
+        tested_at: float | None = None,
+    ) -> str:
+        """Copy a model directory into the registry and return its id.
+
+        Adding the very same model again changes nothing but what is known of it; a deleted one
+        comes back.
+
+        Raises
+        ------
+        UnfitModelError
+            If weights and card do not belong together, or the id is another model's.
+        ModelError, StoreError
+            If the disk does not take it; then nothing of it stays.
+        """
+        card = checked_card(folder)
+        self._require_same(card.model_id, card.sha256)
+        place = self.root / card.model_id
+        if not self._is_whole(place, card.sha256):
+            staged = self.root / f"{uuid.uuid4().hex}{STAGED}"
+            copy_model(folder, staged)
+            put_in_place(staged, place)
+        known: dict[str, object] = {
+            "job_id": job_id,
+            "domain_id": domain_id,
+            "verdict": verdict,
+            "tested_at": tested_at,
+        }
+        values = {k: v for k, v in known.items() if v is not None}
+        at = self.wall()
+        fresh = {
+            "model_id": card.model_id,
+            "source": source,
+            "folder": card.model_id,
+            "sha256": card.sha256,
+            "added_at": at,
+            "added_by": who,
+        }
+        with self.database.write() as connection:
+            connection.execute(
+                insert(models)
+                .values(**fresh, **values)
+                .on_conflict_do_update(
+                    index_elements=["model_id"],
+                    set_={**values, "deleted_at": None},
+                    where=models.c.source != "shipped",
+                )
+            )
+            detail = {"source": source, "sha256": card.sha256, **values}
+            subject = f"model {card.model_id}"
+            note(connection, who, "add model", subject, at=at, detail=detail)
+            told = {"change": "added", "model_id": card.model_id, "source": source}
+            announce(connection, "model", {**told, **values}, at=at)
+        log.info("model added id=%s source=%s", card.model_id, source)
+        return card.model_id
+
+    def delete(self, model_id: str, who: str) -> None:
+        """Take a model's files away; its row and every result it made stay.
+
+        Raises
+        ------
+        LookupError
+            If there is no such model.
+        InUseError
+            If it is live, a roll back would need it, a domain starts it, or it was shipped.
+        """
+        at = self.wall()
+        with self.database.write() as connection:
+            model = self.find(connection, model_id)
+            if model.deleted_at is not None:
+                raise LookupError(f"model {model_id} is deleted already")
+            if why := self._needed_for(connection, model):
+                raise InUseError(f"model {model_id} cannot be deleted: {why}")
+            connection.execute(
+                models.update()
+                .where(models.c.model_id == model_id)
+                .values(deleted_at=at, tested_at=None)
+            )
+            connection.execute(
+                domains.update()
+                .where(domains.c.model_id == model_id)
+                .values(model_id=None, selects_model=False)
+            )
+            note(connection, who, "delete model", f"model {model_id}", at=at)
+            told = {"change": "deleted", "model_id": model_id, "who": who}
+            announce(connection, "model", told, at=at)
+        # After the row: a kill in between leaves a folder without a model, swept at the start.
+        shutil.rmtree(self.root / model.folder, ignore_errors=True)
+        self.golden_file(model_id).unlink(missing_ok=True)
+
+    def passed_test(self, connection: sa.Connection, model_id: str) -> None:
+        """Write down that a model passed its self-test just now."""
+        connection.execute(
+            models.update()
+            .where(models.c.model_id == model_id)
+            .values(tested_at=self.wall())
+        )
+
+    def _needed_for(self, connection: sa.Connection, model: StoredModel) -> str | None:
+        if model.source == "shipped":
+            return "it came with the product, and is what is left when all else fails"
+        if model.model_id == self.live(connection):
+            return "it is live; promote another one first"
+        if model.model_id == promotion_rows.model_to_return_to(connection):
+            return "a roll back would need it; promote another one first"
+        return None
+
+    def _require_same(self, model_id: str, sha256: str) -> None:
+        with self.database.read() as connection:
+            row = connection.execute(
+                sa.select(models.c.sha256, models.c.source).where(
+                    models.c.model_id == model_id
+                )
+            ).first()
+        if row is not None and row.sha256 != sha256:
+            raise UnfitModelError(
+                f"model {model_id} is here with other weights (sha256 {row.sha256[:16]}..., "
+                f"got {sha256[:16]}...); an id belongs to one model for good"
+            )
+
+    def _is_whole(self, place: Path, sha256: str) -> bool:
+        try:
+            return checked_card(place).sha256 == sha256
+        except ModelError:
+            return False
+
+    def _list_shipped(self, name: str, folder: Path) -> None:
+        try:
+            card = checked_card(folder)
+        except ModelError as error:
+            log.error("shipped model unusable name=%s reason=%s", name, error)
+            return
+        row = {
+            "model_id": card.model_id,
+            "source": "shipped",
+            "folder": name,
+            "sha256": card.sha256,
+            "added_at": self.wall(),
+            "added_by": "server",
+        }
+        with self.database.write() as connection:
+            connection.execute(
+                insert(models)
+                .values(**row)
+                .on_conflict_do_update(
+                    index_elements=["model_id"],
+                    set_={"source": "shipped", "folder": name, "deleted_at": None},
+                )
+            )
+
+
+def _rows(connection: sa.Connection) -> list[StoredModel]:
+    chosen = sa.select(models).order_by(models.c.added_at.desc(), models.c.model_id)
+    return [StoredModel(*row) for row in connection.execute(chosen)]

@@ -1,0 +1,250 @@
+"""Models on disk and in rows: whole or not at all, and never the one that is needed."""
+
+import json
+import shutil
+
+import pytest
+import sqlalchemy as sa
+
+from emcopilot.errors import ModelError
+from gpu_server import promotion_rows
+from gpu_server.live_start import LiveStart
+from gpu_server.model_files import UnfitModelError, checked_card
+from gpu_server.registry import InUseError, Registry
+from gpu_server.tables import audit, events, models
+
+
+@pytest.fixture
+def registry(lab) -> Registry:
+    made = Registry(lab.store)
+    made.open()
+    return made
+
+
+def ids(registry: Registry) -> set[str]:
+    with registry.database.read() as connection:
+        return {row.model_id for row in registry.list(connection)}
+
+
+def go_live(registry: Registry, *names: str) -> None:
+    for name in names:
+        with registry.database.write() as connection:
+            promotion_rows.record(connection, name, "ada", at=1.0)
+
+
+def test_the_shipped_model_is_always_there(registry: Registry) -> None:
+    with registry.database.read() as connection:
+        (row,) = registry.list(connection)
+    assert (row.source, row.folder) == ("shipped", "base")
+    assert checked_card(registry.folder(row.model_id)).model_id == row.model_id
+    registry.open()
+    assert len(ids(registry)) == 1
+
+
+def test_an_added_model_is_a_copy_with_a_row_an_audit_line_and_an_event(
+    registry: Registry, papers
+) -> None:
+    assert (
+        registry.add(papers["a"], "adapted", "job 3", job_id=3, verdict="doubtful")
+        == "a"
+    )
+    shutil.rmtree(papers["a"])
+    folder = registry.folder("a")
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors", "card.json", "report.json",
+    }  # fmt: skip
+    with registry.database.read() as connection:
+        row = registry.find(connection, "a")
+        line = connection.execute(sa.select(audit)).one()
+        event = connection.execute(
+            sa.select(events).where(events.c.kind == "model")
+        ).one()
+    assert (row.job_id, row.verdict, row.tested_at) == (3, "doubtful", None)
+    assert (line.who, line.action, line.subject) == ("job 3", "add model", "model a")
+    assert event.data["change"] == "added"
+
+
+def test_adding_twice_is_adding_once(registry: Registry, papers) -> None:
+    registry.add(papers["a"], "adapted", "job 3", job_id=3)
+    registry.add(papers["a"], "adapted", "job 3", verdict="promote")
+    with registry.database.read() as connection:
+        row = registry.find(connection, "a")
+    assert (row.job_id, row.verdict) == (3, "promote")
+
+
+def test_damaged_weights_are_refused_and_nothing_stays(
+    registry: Registry, papers
+) -> None:
+    with (papers["a"] / "model.safetensors").open("ab") as file:
+        file.write(b"!")
+    before = set(registry.root.iterdir())
+    with pytest.raises(UnfitModelError, match="damaged or another model's"):
+        registry.add(papers["a"], "imported", "ada")
+    assert set(registry.root.iterdir()) == before
+    assert "a" not in ids(registry)
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a/b", ".hidden", "x" * 200])
+def test_an_id_that_is_no_plain_name_is_refused(
+    registry: Registry, papers, name: str
+) -> None:
+    folder = papers["a"]
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "model_id": name}))
+    with pytest.raises(UnfitModelError, match="model_id"):
+        registry.add(folder, "imported", "ada")
+
+
+def test_an_id_belongs_to_one_model_for_good(registry: Registry, papers) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    card = json.loads((papers["b"] / "card.json").read_text())
+    (papers["b"] / "card.json").write_text(json.dumps({**card, "model_id": "a"}))
+    with pytest.raises(UnfitModelError, match="other weights"):
+        registry.add(papers["b"], "imported", "ada")
+
+
+def test_what_a_kill_left_is_swept_and_is_never_a_model(
+    registry: Registry, papers
+) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    (registry.root / "1234.part").mkdir()
+    shutil.copytree(papers["b"], registry.root / "b")  # renamed, killed before its row
+    registry.open()
+    assert {path.name for path in registry.root.iterdir()} == {"a"}
+    with pytest.raises(LookupError):
+        registry.folder("b")
+
+
+def test_the_live_the_last_and_the_shipped_model_cannot_be_deleted(
+    registry: Registry, papers
+) -> None:
+    (base,) = ids(registry)
+    for name, folder in papers.items():
+        registry.add(folder, "imported", "ada")
+        go_live(registry, name)
+    for name, why in (("c", "live"), ("b", "roll back"), (base, "product")):
+        with pytest.raises(InUseError, match=why):
+            registry.delete(name, "root")
+    registry.delete("a", "root")
+    assert not (registry.root / "a").exists()
+    assert ids(registry) == {base, "b", "c"}
+    with registry.database.read() as connection:
+        assert registry.find(connection, "a").deleted_at is not None
+        assert len(registry.list(connection, deleted=True)) == 4
+    with pytest.raises(ModelError, match="was deleted"):
+        registry.folder("a")
+    with pytest.raises(LookupError, match="deleted already"):
+        registry.delete("a", "root")
+
+
+def test_a_deleted_model_comes_back_when_it_is_added_again(
+    registry: Registry, papers
+) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    registry.delete("a", "root")
+    registry.add(papers["a"], "imported", "ada")
+    assert registry.folder("a").is_dir()
+
+
+# Roll backs
+
+
+def test_a_roll_back_undoes_one_promotion_and_a_second_the_one_before(
+    registry: Registry, papers
+) -> None:
+    for folder in papers.values():
+        registry.add(folder, "imported", "ada")
+    go_live(registry, "a", "b", "c")
+    lives = []
+    for _ in range(2):
+        with registry.database.write() as connection:
+            change = promotion_rows.standing(connection)
+            assert change is not None
+            back = promotion_rows.model_to_return_to(connection)
+            assert back is not None
+            promotion_rows.record(connection, back, "ada", at=2.0, undoes=change.id)
+            lives.append(registry.live(connection))
+    assert lives == ["b", "a"]
+    with registry.database.read() as connection:
+        assert promotion_rows.standing(connection) is None
+        assert promotion_rows.was_trusted(connection, "a")
+        assert not promotion_rows.was_trusted(connection, "c")
+
+
+# Starts
+
+
+def start(registry: Registry, setting: str) -> str:
+    one = LiveStart(registry, setting)
+    choice = next(one.choices())
+    one.settle(choice)
+    with registry.database.read() as connection:
+        assert registry.live(connection) == choice.model_id
+    return choice.model_id
+
+
+def test_the_first_start_runs_what_the_settings_name(registry: Registry) -> None:
+    assert start(registry, "base") in ids(registry)
+    with registry.database.read() as connection:
+        (change,) = promotion_rows.history(connection)
+    assert (change.who, change.reason) == ("settings", "segment.model = base")
+    start(registry, "base")
+    with registry.database.read() as connection:
+        assert len(promotion_rows.history(connection)) == 1
+
+
+def test_the_last_promotion_holds_until_the_settings_change(
+    registry: Registry, papers
+) -> None:
+    start(registry, "base")
+    registry.add(papers["a"], "imported", "ada")
+    go_live(registry, "a")
+    assert start(registry, "base") == "a"
+    assert start(registry, str(papers["b"])) == "b"
+    shutil.rmtree(papers["b"])  # copied: the settings may name what is gone by now
+    assert start(registry, str(papers["b"])) == "b"
+    go_live(registry, "a")
+    assert start(registry, str(papers["b"])) == "a"
+
+
+def test_a_live_model_that_is_gone_is_replaced_by_the_one_before(
+    registry: Registry, papers, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = start(registry, "base")
+    for name in ("a", "b"):
+        registry.add(papers[name], "imported", "ada")
+        go_live(registry, name)
+    shutil.rmtree(registry.root / "b")
+    assert start(registry, "base") == "a"
+    assert "model cannot be loaded id=b" in caplog.text
+    with (registry.root / "a" / "model.safetensors").open("ab") as file:
+        file.write(b"!")
+    assert start(registry, "base") == base
+    with registry.database.read() as connection:
+        change = promotion_rows.history(connection)[0]
+    assert change.who == "server"
+    assert "damaged" in change.reason
+
+
+def test_without_any_whole_model_the_start_says_what_is_wrong_with_each(
+    registry: Registry, papers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    go_live(registry, "a")
+    start(registry, "a")
+    shutil.rmtree(registry.root / "a")
+    monkeypatch.setattr("gpu_server.registry.shipped_folders", lambda: iter(()))
+    with pytest.raises(ModelError, match="no model can be loaded: a cannot be loaded"):
+        start(registry, "a")
+
+
+def test_settings_that_name_no_model_stop_the_start(registry: Registry) -> None:
+    with pytest.raises(ModelError, match=r"'bass' is no model.*'base'"):
+        start(registry, "bass")
+
+
+def test_rows_never_go(registry: Registry, papers) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    registry.delete("a", "root")
+    with registry.database.read() as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(models)) == 2
