@@ -89,11 +89,11 @@ def reservoir_frames(
         .where(reservoir.c.domain_id == domain_id, _IS_OF_USE)
         .order_by(frames.c.id)
     ).all()
-    chosen = list(found)
+    rows = list(found)
     if limit is not None and len(found) > limit:
         places = np.linspace(0, len(found) - 1, max(limit, 0)).round().astype(int)
-        chosen = [found[place] for place in places]
-    return [ReservoirFrame(row.id, row.sha256, row.name, row.page) for row in chosen]
+        rows = [rows[place] for place in places.tolist()]
+    return [ReservoirFrame(row.id, row.sha256, row.name, row.page) for row in rows]
 
 
 def flaws(connection: sa.Connection, domain_id: int) -> dict[str, int]:
