@@ -17,33 +17,41 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from emcopilot.errors import ConfigError, EMcopilotError
 from emcopilot.simulate import random_scene, render_micrograph
 from models import checkpoint
 from models.adapt_evaluate import Outcome, evaluate
 from models.adapt_report import write_report
 from models.adapt_settings import PRESETS, AdaptSettings, chosen_job
 from models.augmentation import Source
+from models.background import bound_memory, die_with_parent, step_back
 from models.checkpoint import ModelCard
 from models.cyclegan import train_cyclegan
 from models.datasets import LabelledFrame, label
 from models.domain import Domain, open_domain
 from models.domain_frames import frame_files
 from models.gan_judges import judge_of_painting, judge_of_translation
+from models.gan_networks import Generator
 from models.image_metrics import Features, encoder_features, inception_features
+from models.job_clock import JobClock, expected_s
 from models.job_folder import kept, opened
 from models.mask_statistics import MaskStatistics
 from models.pix2pix import train_pix2pix
+from models.samples import SAMPLES, show_sample
+from models.seen import write_candidate_seen
 from models.synthesise import first_generation, second_generation
 from models.train_segmenter import train
 from models.train_settings import Recipe
 from models.training import named_device
-from models.watch import LogWatch, Watch
+from models.watch import Cancelled, FileWatch, LogWatch, Watch
 
 HELD_OUT = 0.1
 """Of the synthetic set: not trained on, for the curves and the candidate's own score."""
 REHEARSED = 48
 """Simulated frames against forgetting: some seconds to draw."""
+OK, FAILED, BAD_USAGE = 0, 1, 2
 
 
 def adapt(job: AdaptSettings, watch: Watch | None = None) -> ModelCard:
@@ -78,6 +86,7 @@ def adapt(job: AdaptSettings, watch: Watch | None = None) -> ModelCard:
         for number in range(2, job.rounds + 1):
             directory = folder / f"round-{number}"
             trained, outcome = one_round(job, files, str(trained), directory, watch)
+        write_candidate_seen(folder, trained, job.model, files)
         return _become_candidate(folder, trained, outcome)
 
 
@@ -86,7 +95,11 @@ def one_round(
 ) -> tuple[Path, Outcome]:
     """Go once through the recipe, from `model` on; returns the new model and what was reached."""
     trained = directory / "train"
+    samples = job.out / SAMPLES
+    number = int(directory.name.rpartition("-")[2])
+    _begin(watch, "rough_masks", round=number)
     domain = open_domain(job, files, model, directory)
+    show_sample(samples / f"{number}-1-rough-masks.png", domain.frames)
     features = features_for(job)
     network, card = checkpoint.load(model)
     statistics = MaskStatistics.of(frame.mask for frame in domain.frames)
@@ -107,6 +120,7 @@ def one_round(
             seed=job.seed,
         ),
     )
+    show_sample(samples / f"{number}-2-first-generation.png", first)
     translator = train_cyclegan(
         job.cyclegan,
         first,
@@ -119,8 +133,9 @@ def one_round(
     )
     second = kept(
         directory / "second.npz",
-        lambda: second_generation(translator, first, domain.cut, job.most_lost),
+        lambda: _second(job, translator, first, domain, watch),
     )
+    show_sample(samples / f"{number}-3-second-generation.png", second)
     held_out = max(2, round(HELD_OUT * len(second)))
     train(
         job.train.model_copy(
@@ -132,6 +147,7 @@ def one_round(
         held_out=second[:held_out],
         watch=watch,
     )
+    _begin(watch, "evaluate")
     outcome = evaluate(
         domain,
         features,
@@ -144,6 +160,26 @@ def one_round(
     )
     write_report(directory, domain, first, second, outcome, device=job.device)
     return trained, outcome
+
+
+def _begin(watch: Watch, stage: str, **figures: float) -> None:
+    """Say that a stage without steps begins, unless the job is to stop."""
+    if watch.is_cancelled():
+        raise Cancelled(
+            f"the job was cancelled before {stage}; start it again to go on from there"
+        )
+    watch.report(stage, 0, 1, **figures)
+
+
+def _second(
+    job: AdaptSettings,
+    translator: Generator,
+    first: Sequence[LabelledFrame],
+    domain: Domain,
+    watch: Watch,
+) -> list[LabelledFrame]:
+    _begin(watch, "synthesise")
+    return second_generation(translator, first, domain.cut, job.most_lost)
 
 
 def features_for(job: AdaptSettings) -> Features:
@@ -205,18 +241,47 @@ def main(argv: list[str]) -> int:
     if options.job is None and not (options.frames and options.out):
         parser.error("give --frames and --out, or a TOML file that names them")
     given = {
-        key: value for key, value in vars(options).items() if key not in {"job", "json"}
+        key: value for key, value in vars(options).items() if key not in _NO_SETTINGS
     }
-    job = chosen_job(options.job, given)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.background:
+        return _in_background(options, given)
+    job = chosen_job(options.job, given)
     card = adapt(job)
-    verdict = card.data["verdict"]
-    answer = json.dumps(
-        {"model_id": card.model_id, "out": str(job.out), **_plain(verdict)}
-    )
-    text = f"{card.model_id} {job.out}: {_plain(verdict).get('verdict')}"
-    sys.stdout.write((answer if options.json else text) + "\n")
-    return 0
+    if options.json:
+        answer = json.dumps(_answer(card, job))
+    else:
+        word = _plain(card.data["verdict"]).get("verdict")
+        answer = f"{card.model_id} {job.out}: {word}"
+    sys.stdout.write(answer + "\n")
+    return OK
+
+
+def _in_background(options: argparse.Namespace, given: dict[str, object]) -> int:
+    """Run a job for a server: out of its way, and with one line of JSON as the answer."""
+    die_with_parent()
+    step_back(options.priority)
+    bound_memory(options.memory_bytes)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        job = chosen_job(options.job, given)
+        watch = FileWatch(job.out, JobClock(expected_s(job), job.rounds))
+        answer, status = _answer(adapt(job, watch), job) | {"state": "done"}, OK
+    except Cancelled as error:
+        answer, status = {"state": "cancelled", "reason": str(error)}, FAILED
+    except ConfigError as error:
+        answer, status = {"state": "failed", "reason": str(error)}, BAD_USAGE
+    except (EMcopilotError, MemoryError, OSError) as error:
+        reason = str(error) or "out of memory"
+        answer, status = {"state": "failed", "reason": reason}, FAILED
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return status
+
+
+def _answer(card: ModelCard, job: AdaptSettings) -> dict[str, object]:
+    verdict = _plain(card.data["verdict"])
+    return {"model_id": card.model_id, "out": str(job.out), **verdict}
 
 
 def _plain(verdict: object) -> dict[str, object]:
@@ -247,8 +312,36 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
     parser.add_argument("--seed", type=int)
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument(
+        "--background",
+        action="store_true",
+        help="for a program that runs jobs: lowest priority, ends with its parent, writes "
+        "progress.jsonl into the job's folder, stops when a file `cancel` is there, answers with "
+        "one line of JSON",
+    )
+    parser.add_argument(
+        "--memory-bytes", type=int, default=0, help="with --background: most memory"
+    )
+    parser.add_argument(
+        "--priority",
+        choices=["idle", "low", "normal"],
+        default="idle",
+        help="with --background: beside other programs",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="with --background: CPU threads"
+    )
     return parser
 
 
+_NO_SETTINGS = frozenset(
+    {"job", "json", "background", "memory_bytes", "priority", "threads"}
+)
+"""Options that say how a job is run, not what it is."""
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except EMcopilotError as failure:
+        sys.exit(f"adapt: {failure}")

@@ -40,13 +40,13 @@ def write_report(
     figure = Figure(figsize=(15, 3.1 * rows), layout="constrained")
     grid = figure.subplots(rows, 5, squeeze=False)
     for axes, real, made in zip(grid, domain.frames, second, strict=False):
-        pixels = _middle(real.pixels)
-        _show(axes[0], pixels, None)
-        _show(axes[1], pixels, _middle(real.mask))
-        _show(axes[2], _middle(before[made.name].pixels), _middle(made.mask))
-        _show(axes[3], _middle(made.pixels), _middle(made.mask))
+        pixels = middle(real.pixels)
+        show(axes[0], pixels, None)
+        show(axes[1], pixels, middle(real.mask))
+        show(axes[2], middle(before[made.name].pixels), middle(made.mask))
+        show(axes[3], middle(made.pixels), middle(made.mask))
         found = candidate(real.pixels.astype(np.float32))
-        _show(axes[4], pixels, _middle(found))
+        show(axes[4], pixels, middle(found))
     titles = ("real", "rough mask", "1st generation", "2nd generation", "new outlines")
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
@@ -56,12 +56,14 @@ def write_report(
     part.replace(directory / PICTURE_FILE)
 
 
-def _middle(layer: Frame | Mask | NDArray[np.float16]) -> Frame:
+def middle(layer: Frame | Mask | NDArray[np.float16]) -> Frame:
+    """Return the middle of a layer (H, W), as much as is shown."""
     rows, columns = (max(0, (side - SHOWN_PX) // 2) for side in layer.shape)
     return layer[rows:, columns:][:SHOWN_PX, :SHOWN_PX].astype(np.float32)
 
 
-def _show(axes: Axes, pixels: Frame, mask: Frame | None) -> None:
+def show(axes: Axes, pixels: Frame, mask: Frame | None) -> None:
+    """Draw pixels (H, W) in grey, and the outlines of a mask over them."""
     low, high = np.percentile(pixels, (0.5, 99.5))
     axes.imshow(pixels, cmap="gray", vmin=low, vmax=max(high, low + 1e-3))
     if mask is not None and 0 < mask.mean() < 1:

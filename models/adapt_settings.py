@@ -1,5 +1,6 @@
 """What decides an adaptation job, and the presets that people start from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,10 @@ Preset = Literal["quick", "standard", "paper"]
 How = Literal["auto", "incumbent", "sam", "classical"]
 
 
+_PLACES = ("frames", "out", "sam", "inception")
+_MODELS = ("model", "incumbent")
+
+
 class AdaptSettings(Settings):
     """Everything that decides an adaptation job, beside the frames' content."""
 
@@ -24,7 +29,9 @@ class AdaptSettings(Settings):
     preset: Preset = "standard"
     """Where the other settings start."""
     model: str = "base"
-    """The incumbent, by name or directory: rough masks and training start from it."""
+    """By name or directory: rough masks and training start from it."""
+    incumbent: str | None = None
+    """The live model, where that is another: the candidate is judged against it."""
     rough: How = "auto"
     """Who makes the rough masks; "auto" takes the incumbent's where they hold up."""
     sam: Path | None = None
@@ -56,10 +63,13 @@ class AdaptSettings(Settings):
     seed: int = Field(default=0, ge=0)
 
     def lasting(self) -> dict[str, object]:
-        """Return what must not change when a job is resumed: all but places and device."""
+        """Return what must not change when a job is resumed: all but places and device.
+
+        What lies in the places must not change either: see `models.job_folder`.
+        """
         stages = {"pix2pix", "cyclegan", "train"}
         plain = self.model_dump(
-            mode="json", exclude={"frames", "out", "device", *stages}
+            mode="json", exclude={"device", *_PLACES, *_MODELS, *stages}
         )
         return plain | {name: getattr(self, name).lasting() for name in sorted(stages)}
 
@@ -110,12 +120,16 @@ PRESETS: dict[Preset, dict[str, object]] = {
 def chosen_job(path: Path | None, given: dict[str, object]) -> AdaptSettings:
     """Lay a TOML file over its preset and the command line over both.
 
+    Relative places in the file are taken from the file's own folder, so that a job's folder can be
+    moved, and run wherever it lies.
+
     Raises
     ------
     ConfigError
         If a key is unknown or a value out of range.
     """
     file = read_toml(path) if path else {}
+    placed = _placed(file, path.resolve().parent) if path else {}
     preset = given.get("preset") or file.get("preset") or "standard"
     known: dict[str, object] = dict(PRESETS.get(str(preset), {}))  # pyright: ignore[reportArgumentType, reportCallIssue]
     base: dict[str, object] = {}
@@ -127,7 +141,24 @@ def chosen_job(path: Path | None, given: dict[str, object]) -> AdaptSettings:
         # A budget in the file replaces the preset's, whatever its kind.
         stale = BUDGETS if isinstance(above, dict) and BUDGETS & above.keys() else set()
         base[key] = {name: part for name, part in table.items() if name not in stale}
-    return _with_seed_and_device(load_settings(AdaptSettings, path, given, base=base))
+    said = {key: value for key, value in given.items() if value is not None}
+    job = load_settings(AdaptSettings, path, placed | said, base=base)
+    return _with_seed_and_device(job)
+
+
+def _placed(file: Mapping[str, object], folder: Path) -> dict[str, object]:
+    """Return the places that a file names, as seen from its folder."""
+    placed: dict[str, object] = {
+        key: str(folder / place)
+        for key in _PLACES
+        if isinstance(place := file.get(key), str)
+    }
+    for key in _MODELS:
+        name = file.get(key)
+        # A shipped model's name is no place.
+        if isinstance(name, str) and (folder / name).is_dir():
+            placed[key] = str(folder / name)
+    return placed
 
 
 def _with_seed_and_device(job: AdaptSettings) -> AdaptSettings:

@@ -237,7 +237,7 @@ def take_turn(
         try:
             figures, made = _add_gradients(run, batch, terms_of)
             break
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             optimizer.zero_grad(set_to_none=True)

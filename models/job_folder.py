@@ -8,12 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emcopilot.errors import AdaptationError, ConfigError
+from models import checkpoint
 from models.adapt_settings import AdaptSettings
 from models.checkpoint import CARD_FILE, write_atomically
 from models.datasets import LabelledFrame
 from models.frame_sets import load_frames, save_frames
 
 IDENTITY_FILE, LOCK_FILE = "job.json", "job.lock"
+_CONTENTS = {
+    "frames_sha256": "frames",
+    "models": "models",
+    "sam": "weights of SAM",
+    "inception": "weights of Inception",
+}
 
 
 @contextmanager
@@ -37,6 +44,8 @@ def opened(job: AdaptSettings, files: Sequence[Path]) -> Iterator[Path]:
         If the folder holds another job: other settings or other frames.
     AdaptationError
         If the job is running already.
+    ModelError
+        If there is no such model.
     """
     job.out.mkdir(parents=True, exist_ok=True)
     with (job.out / LOCK_FILE).open("w") as lock:
@@ -52,12 +61,32 @@ def opened(job: AdaptSettings, files: Sequence[Path]) -> Iterator[Path]:
 
 
 def identity(job: AdaptSettings, files: Sequence[Path]) -> dict[str, object]:
-    """Return what makes a job this job: its lasting settings and its frames' bytes."""
+    """Return what makes a job this job: lasting settings, and what lies in the places it names.
+
+    Not the places themselves: a folder that is moved holds the same job.
+    """
+    return {
+        "settings": job.lasting(),
+        "frames_sha256": _content(files),
+        "models": {
+            name: checkpoint.load(model)[1].model_id
+            for name, model in (("model", job.model), ("incumbent", job.incumbent))
+            if model is not None
+        },
+        "sam": _content(sorted(job.sam.rglob("*"))) if job.sam else None,
+        "inception": _content([job.inception]) if job.inception else None,
+    }
+
+
+def _content(paths: Sequence[Path]) -> str:
+    """Return a sha256 over the names and bytes of files; what is no file is passed over."""
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.name.encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return {"settings": job.lasting(), "frames_sha256": digest.hexdigest()}
+    for path in paths:
+        if path.is_file():
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _require_same(folder: Path, ours: dict[str, object]) -> None:
@@ -76,14 +105,24 @@ def _require_same(folder: Path, ours: dict[str, object]) -> None:
         raise ConfigError(
             f"{path} cannot be read: {error}; choose another --out, or remove the folder"
         ) from error
-    if theirs == json.loads(text):
-        return
-    settings, wanted = theirs.get("settings", {}), json.loads(text)["settings"]
-    others = [key for key in wanted if settings.get(key) != wanted[key]]
-    what = f"other settings ({', '.join(others)})" if others else "other frames"
-    raise ConfigError(
-        f"{folder} holds a job with {what}; choose another --out, or give what it began with"
-    )
+    if other := _difference(theirs, json.loads(text)):
+        raise ConfigError(
+            f"{folder} holds a job with {other}; choose another --out, or give what it began with"
+        )
+
+
+def _difference(theirs: dict[str, object], ours: dict[str, object]) -> str:
+    """Say in what a job differs from the one that a folder holds; empty if in nothing."""
+    before, wanted = theirs.get("settings"), ours["settings"]
+    if not isinstance(before, dict) or not isinstance(wanted, dict):
+        return f"an {IDENTITY_FILE} that somebody changed"
+    if others := [key for key in wanted if before.get(key) != wanted[key]]:
+        return f"other settings ({', '.join(others)})"
+    for key, what in _CONTENTS.items():
+        # A job that an earlier release began says nothing of some.
+        if key in theirs and theirs[key] != ours[key]:
+            return f"other {what}: got {ours[key]}, expected {theirs[key]}"
+    return ""
 
 
 def kept(

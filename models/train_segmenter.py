@@ -89,6 +89,8 @@ def train(
     run = Run(settings, recipe.data)
     _require_space(directory, run)
     run.resume(directory)
+    if watch:
+        watch.report("train", run.step, settings.steps)
     _take_steps(run, sources, directory, recipe, held_out=held_out, watch=watch)
     _save_on_the_way(run, directory, recipe)
     offset = None
@@ -97,7 +99,7 @@ def train(
     card = run.save_model(directory, recipe, edge_offset=offset)
     if offset is not None:
         shift_decision(run.average, offset)  # judged is the model that was saved
-    _judge(directory, run, held_out)
+    _judge(directory, run, held_out, watch)
     return card
 
 
@@ -139,7 +141,7 @@ def _take_steps(
             losses.clear()
             waits_s.clear()
         if run.step % settings.judge_every == 0:
-            _judge(directory, run, held_out)
+            _judge(directory, run, held_out, watch)
         if run.elapsed_s - saved_s >= settings.save_every_s:
             _save_on_the_way(run, directory, recipe)
             saved_s = run.elapsed_s
@@ -214,9 +216,17 @@ def _save_on_the_way(run: Run, directory: Path, recipe: Recipe) -> None:
         log.warning("nothing saved at step=%d: %s; training goes on", run.step, error)
 
 
-def _judge(directory: Path, run: Run, held_out: Sequence[LabelledFrame]) -> None:
+def _judge(
+    directory: Path,
+    run: Run,
+    held_out: Sequence[LabelledFrame],
+    watch: Watch | None,
+) -> None:
     if held_out:
-        _report(directory, run, **curves.judge(run.average, held_out))
+        figures = curves.judge(run.average, held_out)
+        _report(directory, run, **figures)
+        if watch:
+            watch.report("train", run.step, run.settings.steps, **figures)
     if (directory / curves.RECORD_FILE).exists():
         curves.write_curves(directory)
 

@@ -69,9 +69,12 @@ class TrainSettings(Settings):
         return self.model_copy(update={"steps": max(1, steps)})
 
     def lasting(self) -> dict[str, object]:
-        """Return what must not change when a run is resumed: all but budget and habits."""
+        """Return what must not change when a run is resumed: all but budget, place and habits.
+
+        `start` is a place; what must not change is the model there: see `models.training.Run`.
+        """
         habits = {
-            "minutes", "steps", "device", "threads", "workers",
+            "start", "minutes", "steps", "device", "threads", "workers",
             "report_every", "judge_every", "save_every_s",
         }  # fmt: skip
         return self.model_dump(exclude=habits)

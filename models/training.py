@@ -18,6 +18,8 @@ from models.train_settings import Recipe, TrainSettings, network_name
 
 log = logging.getLogger(__name__)
 
+_NO_MEMORY = ("CPUAllocator", "bad_alloc", "could not create a memory")
+
 
 class Run:
     """A run in progress: the network, its average, its optimiser and how far it has come."""
@@ -64,6 +66,12 @@ class Run:
                 f"{directory} holds a run with other settings; got {ours}, expected "
                 f"{theirs.lasting()}; choose another --out or give the same settings"
             )
+        # A run that an earlier release began does not say.
+        if (began := state.get("started_from", self.started_from)) != self.started_from:
+            raise ModelError(
+                f"{directory} holds a run that began with {began or 'random weights'}; got "
+                f"{self.started_from or 'random weights'}; choose another --out or give the same"
+            )
         if state["data"] != self.data:
             raise ModelError(
                 f"{directory} holds a run on other data; got {self.data[:200]}, expected "
@@ -83,6 +91,7 @@ class Run:
             directory,
             {
                 "settings": self.settings.model_dump_json(),
+                "started_from": self.started_from,
                 "data": self.data,
                 "network": self.network.state_dict(),
                 "average": self.average.state_dict(),
@@ -157,7 +166,7 @@ def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
         try:
             loss = _add_gradients(run, tiles, masks)
             break
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             run.optimizer.zero_grad(set_to_none=True)
@@ -193,10 +202,12 @@ def _add_gradients(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     return total
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Say whether a GPU's or the CPU's memory was too small."""
-    # On the CPU torch raises a plain RuntimeError that names its allocator.
-    return isinstance(error, torch.OutOfMemoryError) or "CPUAllocator" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # On the CPU torch raises a plain RuntimeError that names its allocator, or oneDNN's object.
+    return any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def _cut_batches_smaller(run: Run, batch: int, error: Exception) -> None:
