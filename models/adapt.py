@@ -103,6 +103,7 @@ def one_round(
     features = features_for(job)
     network, card = checkpoint.load(model)
     statistics = MaskStatistics.of(frame.mask for frame in domain.frames)
+    _begin(watch, "pix2pix", directory / "pix2pix", job.pix2pix.steps)
     painter = train_pix2pix(
         job.pix2pix,
         domain.painted,
@@ -121,6 +122,7 @@ def one_round(
         ),
     )
     show_sample(samples / f"{number}-2-first-generation.png", first)
+    _begin(watch, "cyclegan", directory / "cyclegan", job.cyclegan.steps)
     translator = train_cyclegan(
         job.cyclegan,
         first,
@@ -137,6 +139,7 @@ def one_round(
     )
     show_sample(samples / f"{number}-3-second-generation.png", second)
     held_out = max(2, round(HELD_OUT * len(second)))
+    _begin(watch, "train", trained, job.train.steps)
     train(
         job.train.model_copy(
             update={"start": model, "architecture": card.architecture}
@@ -162,13 +165,20 @@ def one_round(
     return trained, outcome
 
 
-def _begin(watch: Watch, stage: str, **figures: float) -> None:
-    """Say that a stage without steps begins, unless the job is to stop."""
+def _begin(
+    watch: Watch,
+    stage: str,
+    directory: Path | None = None,
+    steps: int = 1,
+    **figures: float,
+) -> None:
+    """Say that a stage begins, unless the job is to stop; one that goes on says so itself."""
     if watch.is_cancelled():
         raise Cancelled(
             f"the job was cancelled before {stage}; start it again to go on from there"
         )
-    watch.report(stage, 0, 1, **figures)
+    if directory is None or not (directory / checkpoint.STATE_FILE).exists():
+        watch.report(stage, 0, steps, **figures)
 
 
 def _second(

@@ -109,7 +109,6 @@ def train_cyclegan(
     run.resume(directory)
     if run.step == settings.steps:
         return run.finished()
-    watch.report(STAGE, run.step, settings.steps)
     if keeper is not None:
         keeper = keeper.to(run.device).eval().requires_grad_(False)
     while run.step < settings.steps:

@@ -92,7 +92,6 @@ def train_pix2pix(
     run.resume(directory)
     if run.step == settings.steps:
         return run.finished()
-    watch.report(STAGE, run.step, settings.steps)
     while run.step < settings.steps:
         stop_if_cancelled(run, directory, watch)
         set_learning_rate(run)

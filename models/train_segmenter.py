@@ -89,8 +89,6 @@ def train(
     run = Run(settings, recipe.data)
     _require_space(directory, run)
     run.resume(directory)
-    if watch:
-        watch.report("train", run.step, settings.steps)
     _take_steps(run, sources, directory, recipe, held_out=held_out, watch=watch)
     _save_on_the_way(run, directory, recipe)
     offset = None
