@@ -17,11 +17,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from emcopilot import __version__
 from emcopilot.errors import EMcopilotError, ModelError
 from gpu_server.accumulate import Accumulator
+from gpu_server.adaptation import Adaptation
 from gpu_server.api import (
     agents,
     corrections,
     domains,
     health,
+    jobs,
     live,
     pictures,
     results,
@@ -33,6 +35,7 @@ from gpu_server.api.services import Services
 from gpu_server.auth import Gate
 from gpu_server.config import ServerSettings
 from gpu_server.ingest import Ingest
+from gpu_server.job_desk import JobDesk
 from gpu_server.keys import server_keys
 from gpu_server.live_start import LiveStart
 from gpu_server.model_archive import MAX_ARCHIVE_BYTES
@@ -101,7 +104,7 @@ def create_app(
     app.include_router(health.root)
     app.include_router(model_routes)
     for routes in (
-        health, agents, results, pictures, corrections, segment, live, domains,
+        health, agents, results, pictures, corrections, segment, live, jobs, domains,
     ):  # fmt: skip
         app.include_router(routes.router)
     layout.mount(
@@ -162,6 +165,23 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
     stack.enter_context(ingest)
     carrying = asyncio.create_task(pipeline.run(), name="pipeline")
     stack.push_async_callback(_cancel, carrying)
+    desk = JobDesk(
+        store,
+        registry,
+        settings.ingest.disk_reserve_bytes,
+        device=lambda: segmenter.device,
+    )
+    adaptation = Adaptation(
+        store,
+        registry,
+        desk,
+        decoder,
+        settings.adaptation,
+        traffic=pipeline.traffic,
+        announce=publisher.announce,
+    )
+    learning = asyncio.create_task(adaptation.run(), name="adaptation")
+    stack.push_async_callback(_cancel, learning)
     app.state.segmenter = segmenter
     app.state.services = Services(
         store=store,
@@ -173,6 +193,8 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
         max_upload_bytes=settings.http.max_upload_bytes,
         disk_reserve_bytes=settings.ingest.disk_reserve_bytes,
         models=ModelDesk(registry, promotion, side),
+        jobs=desk,
+        ring_jobs=adaptation.ring,
         probes={
             "ingest": lambda: (
                 None if ingest.status().is_alive else "the ingest thread has ended"
@@ -181,6 +203,9 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
             "inference": lambda: segmenter.trouble,
             "pipeline": lambda: (
                 "the pipeline has ended" if carrying.done() else pipeline.trouble
+            ),
+            "adaptation": lambda: (
+                "the queue of jobs has ended" if learning.done() else None
             ),
         },
     )

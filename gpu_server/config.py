@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt
 
 from emcopilot.calibrate import MagnificationRow
 from emcopilot.config import Settings
@@ -71,6 +71,24 @@ class SegmentSettings(Settings):
     """Frames up to this side go through whole; larger ones in overlapping tiles."""
 
 
+class AdaptationSettings(Settings):
+    """Learning of new domains, in a process beside the live path."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where jobs learn."""
+    memory_bytes: int = Field(default=6 * 2**30, ge=0)
+    """Most that a job may hold, of the GPU's memory or else of the machine's; out of it, its
+    batches are cut in two. 0: no bound."""
+    priority: Literal["idle", "low", "normal"] = "idle"
+    """Of a job beside other programs; "idle" learns nothing while those take all of the CPU."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads of a job; 0 for one a core: it stands still while live frames are under way."""
+    cancel_grace_s: PositiveFloat = 20.0
+    """How long a cancelled job may take to save before it is ended."""
+    overrides: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    """Laid over the preset of every job: keys of a job's own TOML file (`emcopilot adapt`)."""
+
+
 class ServerSettings(Settings):
     """Everything `emcopilot serve` can be told."""
 
@@ -80,6 +98,7 @@ class ServerSettings(Settings):
     ingest: IngestSettings = IngestSettings()
     decode: DecodeSettings = DecodeSettings()
     segment: SegmentSettings = SegmentSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
     magnifications: tuple[MagnificationRow, ...] = ()
     """For instruments whose files name a magnification but no pixel size."""
     min_area_px: PositiveInt = 9

@@ -32,6 +32,7 @@ from gpu_server.sandbox import DecodePool, WorkerDied
 from gpu_server.saving import FrameFacts, SavedResult
 from gpu_server.segment import InferenceBackend, Segmentation
 from gpu_server.store import Store
+from gpu_server.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,8 @@ class Pipeline:
         """Frames whose lease is ours."""
         self.trouble: str | None = None
         """Why results cannot be kept just now; None when they can."""
+        self.traffic = Traffic(_CARRIERS)
+        """Frames under way, for whoever gives way to them."""
 
     def ring(self) -> None:
         """Say that frames were stored; call it from the event loop's thread."""
@@ -97,7 +100,8 @@ class Pipeline:
                 if leased is None:
                     await self._work.wait_beyond(seen, _IDLE_LOOK_S)
                     continue
-                await self._carry_or_account(leased)
+                with self.traffic.frame():
+                    await self._carry_or_account(leased)
                 self._held.discard(leased.frame_id)
             except Exception:
                 # The border: a carrier that ended would take the others with it.
@@ -215,12 +219,13 @@ class Pipeline:
         pixel_size_nm: tuple[float, float] | None,
     ) -> MeasuredFrame:
         """Segment one file that is not kept: `POST /segment`."""
-        frame = await self._decoder.decode(path, name, page)
-        frame = calibrate(
-            frame,
-            Calibration(operator_nm=pixel_size_nm, table=self._settings.magnifications),
+        known = Calibration(
+            operator_nm=pixel_size_nm, table=self._settings.magnifications
         )
-        segmentation = await self._segmenter.segment(frame.pixels)
+        with self.traffic.frame():
+            frame = await self._decoder.decode(path, name, page)
+            frame = calibrate(frame, known)
+            segmentation = await self._segmenter.segment(frame.pixels)
         return await asyncio.to_thread(
             measure, frame, segmentation, min_area_px=self._settings.min_area_px
         )

@@ -305,7 +305,7 @@ jobs = Table(
     Column("cancel_wanted", Boolean, nullable=False, server_default="0"),
     Column(
         "attempts", Integer, nullable=False, server_default="0"
-    ),  # starts of its process
+    ),  # starts of its process since it last came further
     Column("step", Integer, nullable=False, server_default="0"),  # of the stage
     Column("steps", Integer, nullable=False, server_default="0"),
     Column("eta_s", Float),

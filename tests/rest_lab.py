@@ -25,6 +25,7 @@ from gpu_server.api import (
     corrections,
     domains,
     health,
+    jobs,
     live,
     pictures,
     results,
@@ -265,7 +266,7 @@ def _app(lab: Lab, scratch: Path, ready: threading.Event) -> FastAPI:
     app = FastAPI(lifespan=lifespan, openapi_url="/api/v1/openapi.json")
     install_problem_handlers(app)
     for part in (
-        health, agents, results, pictures, corrections, review, segment, live, domains,
+        health, agents, results, pictures, corrections, review, segment, live, jobs, domains,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(health.root)

@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from emcopilot.decode import Frame
 from gpu_server.api.problems import ProblemError
 from gpu_server.distribution import Distributions
+from gpu_server.job_desk import JobDesk
 from gpu_server.measure import MeasuredFrame
 from gpu_server.metrics import registry_of
 from gpu_server.model_desk import ModelDesk
@@ -61,6 +62,10 @@ class Services:
     """Part of the server -> why it is not ready, or None; asked by `/readyz`."""
     models: ModelDesk | None = None
     """The registry and who runs its models; None: this server has one model for good."""
+    jobs: JobDesk | None = None
+    """Takes orders for adaptation jobs; None: this server runs none."""
+    ring_jobs: Callable[[], None] = lambda: None
+    """Tells the task that runs jobs; called on the event loop."""
     distributions: Distributions = field(default_factory=Distributions)
     metrics: CollectorRegistry = field(init=False)
 

@@ -1,0 +1,226 @@
+"""The folder of a job: all that it needs, so that it runs wherever the folder is taken.
+
+    jobs/ID/frames/*.tif    the domain's frames, in their own dtype
+           /start, /live    the model to start from, and the live one where that is another
+           /job.toml        settings, with places relative to this folder; written last
+           /out             what the job makes: `models.job_folder` owns it
+
+What is there is not made again: frames that the reservoir drops meanwhile stay the job's.
+"""
+
+import asyncio
+import json
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from emcopilot.decode import Frame
+from emcopilot.errors import AdaptationError, DecodeError
+from gpu_server.domains import ReservoirFrame
+from gpu_server.job_rows import Job
+from gpu_server.trainer import JOB_FILE, OUT
+
+log = logging.getLogger(__name__)
+
+FEWEST_FRAMES = 7
+"""Five to learn from, as in the paper, and two that are held back (`models.domain`)."""
+FRAMES, START, LIVE, CHOICE_FILE = "frames", "start", "live", "chosen.json"
+STATE_BYTES = {
+    "quick": 1_100_000_000,
+    "standard": 2_600_000_000,
+    "paper": 3_600_000_000,
+}
+"""What a job of a preset leaves at most while it runs: twice the largest GAN's state, for it is
+replaced whole (24 to 1,252 MB counted from parameters, for fp32 weights and two moments), or
+NPsSegNet's, 18 times its 52 MB; and the sets of frames."""
+_MODEL_FILES = ("card.json", "model.safetensors", "look.safetensors", "replay.npz")
+_MODELS_KEPT = 3
+"""Start, live and candidate."""
+
+
+class Decoder(Protocol):
+    """Whatever turns a stored file into pixels."""
+
+    async def decode(self, path: Path, name: str, page: int) -> Frame:
+        """Decode one page."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a job's frames and models come from."""
+
+    frames: list[ReservoirFrame]
+    blob_path: Callable[[str], Path]
+    start: Path
+    live: Path | None
+    """The live model's folder, where it is another."""
+
+
+async def lay_out(
+    folder: Path,
+    job: Job,
+    places: Callable[[], Places],
+    decoder: Decoder,
+    *,
+    overrides: Mapping[str, object],
+    device: str,
+    pause: Callable[[], Awaitable[None]],
+) -> None:
+    """Put into a job's folder what it needs; what is there stays.
+
+    Parameters
+    ----------
+    folder : Path
+    job : Job
+    places : callable
+        Asked only if something is missing.
+    decoder : Decoder
+        The sandboxed one: the files come from anywhere.
+    overrides : mapping
+        Laid over the preset, as in a job's TOML file.
+    device : str
+        auto, cpu or cuda.
+    pause : callable
+        Awaited before each frame: returns when no live frame is in the way, and raises to stop.
+
+    Raises
+    ------
+    AdaptationError
+        If too few frames can be read, or the disk does not take them.
+    """
+    if (folder / JOB_FILE).exists():
+        return
+    found = await asyncio.to_thread(places)
+    try:
+        (folder / FRAMES).mkdir(parents=True, exist_ok=True)
+        chosen = await asyncio.to_thread(_choice, folder, found.frames)
+        await _write_frames(folder / FRAMES, chosen, found.blob_path, decoder, pause)
+        await asyncio.to_thread(_copy_models, folder, found)
+        text = job_toml(job, overrides, device=device, has_live=found.live is not None)
+        await asyncio.to_thread(_replace, folder / JOB_FILE, text.encode())
+    except OSError as error:
+        raise AdaptationError(
+            f"cannot write {folder}: {error.strerror or error}; free some room and resume the job"
+        ) from error
+
+
+def job_toml(
+    job: Job, overrides: Mapping[str, object], *, device: str, has_live: bool
+) -> str:
+    """Return a job's settings as TOML, with places relative to its folder."""
+    settings: dict[str, object] = {
+        "frames": FRAMES,
+        "out": OUT,
+        "preset": job.preset,
+        "model": START,
+        "most_frames": job.frame_count,
+        "device": device,
+        "seed": job.seed,
+    }
+    if has_live:
+        settings["incumbent"] = LIVE
+    return "".join(f"{line}\n" for line in _toml("", {**settings, **overrides}))
+
+
+def _toml(prefix: str, table: Mapping[str, object]) -> list[str]:
+    """Return a table's lines; JSON's way with plain values is TOML's."""
+    lines: list[str] = []
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines += _toml(f"{prefix}{key}.", {str(k): v for k, v in value.items()})
+        elif value is not None:
+            lines.append(f"{prefix}{key} = {json.dumps(value)}")
+    return lines
+
+
+def needed_bytes(frames_bytes: int, model_bytes: int, preset: str) -> int:
+    """Estimate what a job needs on the disk."""
+    return frames_bytes + _MODELS_KEPT * model_bytes + STATE_BYTES[preset]
+
+
+def model_bytes(folder: Path) -> int:
+    """Return the size of a model's files."""
+    files = (folder / name for name in _MODEL_FILES)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def drop_states(folder: Path) -> None:
+    """Remove what only a job that still runs needs; pictures, sets and figures stay."""
+    for state in (folder / OUT).glob("round-*/*/state.pt"):
+        state.unlink(missing_ok=True)
+
+
+def _choice(folder: Path, frames: list[ReservoirFrame]) -> list[ReservoirFrame]:
+    """Return the frames that were chosen first: a later choice would be another job."""
+    path = folder / CHOICE_FILE
+    if path.exists():
+        try:
+            return [ReservoirFrame(**row) for row in json.loads(path.read_text())]
+        except (ValueError, TypeError) as error:
+            raise AdaptationError(
+                f"{path} cannot be read: {error}; somebody changed it: start a new job"
+            ) from error
+    _replace(path, json.dumps([asdict(frame) for frame in frames], indent=1).encode())
+    return frames
+
+
+async def _write_frames(
+    target: Path,
+    frames: list[ReservoirFrame],
+    blob_path: Callable[[str], Path],
+    decoder: Decoder,
+    pause: Callable[[], Awaitable[None]],
+) -> None:
+    unread: list[str] = []
+    for frame in frames:
+        path = target / f"frame-{frame.frame_id:08}.tif"
+        if path.exists():
+            continue
+        await pause()
+        try:
+            decoded = await decoder.decode(
+                blob_path(frame.sha256), frame.name, frame.page
+            )
+        except DecodeError as error:
+            log.warning("job frame unread id=%d reason=%s", frame.frame_id, error)
+            unread.append(f"{frame.name}: {error}")
+            continue
+        await asyncio.to_thread(_write_tiff, path, decoded.pixels)
+    if len(frames) - len(unread) < FEWEST_FRAMES:
+        why = f"; {unread[0]}" if unread else ""
+        raise AdaptationError(
+            f"{len(frames) - len(unread)} frames of the domain can be read, expected "
+            f"{FEWEST_FRAMES} or more{why}; acquire some more of it"
+        )
+
+
+def _write_tiff(path: Path, pixels: NDArray[np.generic]) -> None:
+    part = path.with_suffix(".part")
+    tifffile.imwrite(part, pixels, photometric="minisblack")
+    part.replace(path)
+
+
+def _copy_models(folder: Path, places: Places) -> None:
+    for source, name in ((places.start, START), (places.live, LIVE)):
+        if source is None:
+            continue
+        (folder / name).mkdir(exist_ok=True)
+        for file in _MODEL_FILES:
+            if (source / file).is_file():
+                part = folder / name / f"{file}.part"
+                shutil.copyfile(source / file, part)
+                part.replace(folder / name / file)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(path)
