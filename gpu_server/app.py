@@ -22,12 +22,16 @@ from gpu_server.api import (
     agents,
     corrections,
     domains,
+    export,
     health,
     jobs,
     live,
     pictures,
     results,
+    review,
     segment,
+    uploads,
+    users,
 )
 from gpu_server.api.models import router as model_routes
 from gpu_server.api.problems import install_problem_handlers
@@ -41,7 +45,7 @@ from gpu_server.live_start import LiveStart
 from gpu_server.model_archive import MAX_ARCHIVE_BYTES
 from gpu_server.model_desk import ModelDesk
 from gpu_server.page import layout
-from gpu_server.page.look import read_view
+from gpu_server.page.look import StoreLooker
 from gpu_server.pipeline import Pipeline
 from gpu_server.promotion import Promotion
 from gpu_server.publish import Publisher
@@ -104,15 +108,16 @@ def create_app(
     app.include_router(health.root)
     app.include_router(model_routes)
     for routes in (
-        health, agents, results, pictures, corrections, segment, live, jobs, domains,
+        health, agents, results, pictures, corrections, review, segment, live, jobs, domains,
+        export, uploads, users,
     ):  # fmt: skip
         app.include_router(routes.router)
-    layout.mount(
-        app, lambda wanted: read_view(app.state.services, app.state.segmenter, wanted)
-    )
+    looker = StoreLooker(lambda: app.state.services, lambda: app.state.segmenter)
+    layout.mount(app, looker, lambda: app.state.services)
     # Outermost last: the host is checked, then who asks, before anything else runs.
     uploads = {
         f"{API}/segment": settings.http.max_upload_bytes,
+        f"{API}/uploads": settings.http.max_upload_bytes,
         f"{API}/models/import": MAX_ARCHIVE_BYTES,
     }
     app.add_middleware(
@@ -192,6 +197,9 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
         scratch_dir=_empty(settings.data_dir / "scratch"),
         max_upload_bytes=settings.http.max_upload_bytes,
         disk_reserve_bytes=settings.ingest.disk_reserve_bytes,
+        settings=settings.model_dump(
+            mode="json", include={"segment", "min_area_px", "magnifications"}
+        ),
         models=ModelDesk(registry, promotion, side),
         jobs=desk,
         ring_jobs=adaptation.ring,

@@ -1,16 +1,22 @@
 """What happened to a session besides its frames: read back from audit, models and problems."""
 
-import re
-
 import sqlalchemy as sa
 
 from emcopilot.review_messages import Mark, Marks
 from gpu_server.queries import session_start
-from gpu_server.tables import QUARANTINED, audit, files, frames, promotions, sessions
+from gpu_server.tables import (
+    QUARANTINED,
+    audit,
+    files,
+    frames,
+    promotions,
+    rejections,
+    results,
+    sessions,
+)
 
 MAX_MARKS = 200
 """More would hide the curves that they are drawn over."""
-_REJECTIONS = ("reject particles", "reject frame")
 
 
 def session_marks(connection: sa.Connection, session_id: int) -> Marks:
@@ -46,25 +52,39 @@ def _size_text(detail: dict[str, list[float] | None]) -> str:
 
 
 def _rejections(connection: sa.Connection, session_id: int, start: float) -> list[Mark]:
-    # At the frame's own time, not when somebody looked at it.
-    chosen = _newest(sa.select(audit.c.action, audit.c.subject), audit.c.id).where(
-        audit.c.action.in_(_REJECTIONS)
+    """Say what is out now, at the frames' own times and not when somebody looked at them."""
+    taken_out = (
+        sa.select(results.c.frame_id, sa.func.count().label("particles"))
+        .join(rejections, rejections.c.result_id == results.c.id)
+        .where(results.c.session_id == session_id, results.c.counts)
+        .group_by(results.c.frame_id)
+        .subquery()
     )
-    acts: dict[int, str] = {}
-    for row in connection.execute(chosen):
-        frame = re.fullmatch(r"frame (\d+)", row.subject)
-        if frame:
-            acts.setdefault(int(frame[1]), row.action)
-    where = sa.and_(frames.c.id.in_(acts), frames.c.session_id == session_id)
+    chosen = (
+        _frame_times()
+        .add_columns(taken_out.c.particles, frames.c.rejected_at)
+        .outerjoin(taken_out, taken_out.c.frame_id == frames.c.id)
+        .where(
+            frames.c.session_id == session_id,
+            sa.or_(frames.c.rejected_at.is_not(None), taken_out.c.particles > 0),
+        )
+    )
     return [
         Mark(
             kind="reject",
-            text=f"{acts[row.id].replace('reject ', '')} rejected",
+            text=_rejection_text(row),
             time_s=row.mtime_ns / 1e9 + (row.time_s or 0.0) - start,
             number=row.number,
         )
-        for row in connection.execute(_frame_times().where(where))
+        for row in connection.execute(_newest(chosen, frames.c.id))
     ]
+
+
+def _rejection_text(row: sa.Row) -> str:
+    if row.rejected_at is not None:
+        return "frame rejected"
+    one = row.particles == 1
+    return "1 particle rejected" if one else f"{row.particles} particles rejected"
 
 
 def _promotions(connection: sa.Connection, session_id: int, start: float) -> list[Mark]:

@@ -268,6 +268,7 @@ def live_frame(leased: LeasedFrame, measured: MeasuredFrame) -> LiveFrame:
         session=leased.session,
         name=leased.name,
         page=leased.page,
+        number=leased.number,
         pixels=frame.pixels,
         pixel_size_nm=frame.pixel_size_nm,
         pixel_size_source=frame.pixel_size_source,

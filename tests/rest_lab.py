@@ -24,6 +24,7 @@ from gpu_server.api import (
     agents,
     corrections,
     domains,
+    export,
     health,
     jobs,
     live,
@@ -31,6 +32,8 @@ from gpu_server.api import (
     results,
     review,
     segment,
+    uploads,
+    users,
 )
 from gpu_server.api.problems import install_problem_handlers
 from gpu_server.api.services import Services
@@ -199,6 +202,7 @@ class Rest:
     lab: Lab
     operator: str
     viewer: str
+    admin: str
     services: Services
     loop: asyncio.AbstractEventLoop
     http: httpx.Client
@@ -222,6 +226,7 @@ def rest(lab: Lab, tmp_path: Path) -> Iterator[Rest]:
     tokens = Tokens(lab.store.database)
     operator = tokens.create("script", "operator", who="test")
     viewer = tokens.create("guest", "viewer", who="test")
+    admin = tokens.create("chief", "admin", who="test")
     ready: threading.Event = threading.Event()
     app = _app(lab, tmp_path / "scratch", ready)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -236,7 +241,7 @@ def rest(lab: Lab, tmp_path: Path) -> Iterator[Rest]:
     authorization = {"authorization": f"Bearer {operator}"}
     services, loop = app.state.services, app.state.loop
     with httpx.Client(base_url=url, headers=authorization, timeout=30) as http:
-        yield Rest(url, lab, operator, viewer, services, loop, http)
+        yield Rest(url, lab, operator, viewer, admin, services, loop, http)
     loop.call_soon_threadsafe(services.publisher.close)
     server.should_exit = True
     thread.join(20)
@@ -266,10 +271,11 @@ def _app(lab: Lab, scratch: Path, ready: threading.Event) -> FastAPI:
     app = FastAPI(lifespan=lifespan, openapi_url="/api/v1/openapi.json")
     install_problem_handlers(app)
     for part in (
-        health, agents, results, pictures, corrections, review, segment, live, jobs, domains,
+        health, agents, results, pictures, corrections, review, export, segment, uploads,
+        users, live, jobs, domains,
     ):  # fmt: skip
         app.include_router(part.router)
     app.include_router(health.root)
-    limit = {"/api/v1/segment": 2 * MAX_UPLOAD_BYTES}
+    limit = dict.fromkeys(("/api/v1/segment", "/api/v1/uploads"), 2 * MAX_UPLOAD_BYTES)
     app.add_middleware(Gate, store=lambda: lab.store, upload_bytes=limit)
     return app

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query, Request
@@ -17,10 +17,12 @@ from gpu_server.api.results import Id
 from gpu_server.api.services import Services, ServicesDep, known_frame, known_session
 from gpu_server.auth import Identity, require
 from gpu_server.marks import session_marks
-from gpu_server.queries import StoredFrame, frame_at
+from gpu_server.queries import StoredFrame, frame_at, latest_frame
 from gpu_server.tables import PROCESSED, QUARANTINED
 
 router = APIRouter(prefix="/api/v1", tags=["review"], responses=PROBLEM_RESPONSES)
+
+T = TypeVar("T")
 
 Number = Annotated[int, Query(ge=1, le=2**62)]
 _PACKET = {"application/octet-stream": {"schema": {"type": "string"}}}
@@ -57,6 +59,24 @@ async def frame_packet(
 ) -> Response:
     """Return a frame as a live packet: picture, outlines and figures in one buffer."""
     found = await _read(services, lambda connection: known_frame(connection, frame_id))
+    return await _packet(services, request, found)
+
+
+@router.get(
+    "/latest/packet",
+    response_class=Response,
+    responses={200: {"content": _PACKET}, 204: {"description": "nothing newer"}},
+)
+async def latest_packet(
+    services: ServicesDep,
+    request: Request,
+    unless: Annotated[int, Query(ge=0, le=2**62)] = 0,
+) -> Response:
+    """Return the last processed frame unless it is frame `unless`: for who has no WebSocket."""
+
+    found = await _read(services, latest_frame)
+    if found is None or found.id == unless:
+        return Response(status_code=204)
     return await _packet(services, request, found)
 
 
@@ -104,10 +124,8 @@ def _without_picture(found: StoredFrame) -> ProblemError:
     )
 
 
-async def _read(
-    services: Services, find: Callable[[sa.Connection], StoredFrame]
-) -> StoredFrame:
-    def read() -> StoredFrame:
+async def _read(services: Services, find: Callable[[sa.Connection], T]) -> T:
+    def read() -> T:
         with services.store.read() as connection:
             return find(connection)
 

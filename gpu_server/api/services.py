@@ -10,7 +10,6 @@ from fastapi import Depends
 from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
 
-from emcopilot.decode import Frame
 from gpu_server.api.problems import ProblemError
 from gpu_server.distribution import Distributions
 from gpu_server.job_desk import JobDesk
@@ -20,6 +19,7 @@ from gpu_server.model_desk import ModelDesk
 from gpu_server.publish import Publisher
 from gpu_server.queries import StoredFrame, StoredSession, frame, session_list
 from gpu_server.store import Store
+from gpu_server.stored_packets import Decoder, StoredPackets
 
 
 class OneShot(Protocol):
@@ -33,14 +33,6 @@ class OneShot(Protocol):
         pixel_size_nm: tuple[float, float] | None,
     ) -> MeasuredFrame:
         """Decode, calibrate, segment and measure one page; nothing is stored."""
-        ...
-
-
-class Decoder(Protocol):
-    """Whatever turns a stored file into pixels: the sandboxed decode workers."""
-
-    async def decode(self, path: Path, name: str, page: int) -> Frame:
-        """Decode one page."""
         ...
 
 
@@ -66,12 +58,16 @@ class Services:
     """Takes orders for adaptation jobs; None: this server runs none."""
     ring_jobs: Callable[[], None] = lambda: None
     """Tells the task that runs jobs; called on the event loop."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """What the server was told that decides figures, for whoever exports them."""
     distributions: Distributions = field(default_factory=Distributions)
     metrics: CollectorRegistry = field(init=False)
+    packets: StoredPackets = field(init=False)
 
     def __post_init__(self) -> None:
         # One registry a server, kept because its histograms only ever grow.
         object.__setattr__(self, "metrics", registry_of(self.store, self.publisher))
+        object.__setattr__(self, "packets", StoredPackets(self.store, self.decoder))
 
 
 def services(connection: HTTPConnection) -> Services:

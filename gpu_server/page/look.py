@@ -1,46 +1,174 @@
-"""Reads what the page shows: the answers of REST itself, so that the two never disagree."""
+"""Reads what the page shows: the answers of REST itself, so that the two never disagree.
 
+Every open page asks twice a second. What does not change between two events is read once for
+all of them, and what takes long is not begun again before nine times as long has passed: a
+session of millions of particles costs a tenth of a core, however many look at it.
+"""
+
+import threading
 import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from emcopilot.messages import Convergence, PsdAnswer, SessionAnswer
-from emcopilot.psd import measure_psd
+from emcopilot.messages import PsdAnswer, SessionAnswer, TimelineAnswer
+from emcopilot.psd import Psd, measure_psd
+from emcopilot.review_messages import Mark
+from gpu_server.accounts import last_event
 from gpu_server.api import agents, results
 from gpu_server.api.problems import ProblemError
 from gpu_server.api.services import Services
-from gpu_server.distribution import psd_answer
-from gpu_server.page.view import View, Wanted
+from gpu_server.clocks import clocks_ahead_s
+from gpu_server.course import read_course
+from gpu_server.distribution import measured, of_course, psd_answer, timeline_of
+from gpu_server.marks import session_marks
+from gpu_server.page.view import Measured, View, Wanted
+from gpu_server.queries import frame, last_number, session_start, written_frames
 from gpu_server.segment import InferenceBackend
 
 TARGET = 0.02
 """The precision of the mean that the page asks for: 2 %."""
-_PROBLEMS_SHOWN = 20
+TIMELINE_POINTS = 800
+"""A chart of a few hundred pixels shows no more."""
+_MINUTE_S = 60.0
+_PROBLEMS_SHOWN = 50
+_SESSIONS_KEPT = 8
+_REST_SHARE = 9.0
 
 
-def read_view(services: Services, segmenter: InferenceBackend, wanted: Wanted) -> View:
-    """Read everything beside the picture; blocks for milliseconds.
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """What a whole session says."""
 
-    Raises
-    ------
-    StoreError
-        If the database cannot be read just now.
-    """
-    session = _chosen(results.sessions(services), wanted.session_id)
-    psd, convergence = _distribution(services, session, wanted)
-    probed = {name: probe() for name, probe in services.probes.items()}
-    return View(
-        at=time.time(),
-        session=session,
-        psd=psd,
-        convergence=convergence,
-        stats=agents.stats(services),
-        agents=[agent for agent in agents.agents(services) if agent.enrolled],
-        problems=agents.problems(services)[:_PROBLEMS_SHOWN],
-        troubles={name: why for name, why in probed.items() if why},
-        device=segmenter.device,
-        model_id=segmenter.model_id,
-    )
+    psd: PsdAnswer
+    figures: Psd
+    timeline: TimelineAnswer
+    marks: list[Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    course: _Course
+    event: int
+    until: float
+    """Monotonic time before which it is not measured anew."""
+
+
+class StoreLooker:
+    """Looks at a running server's store for every page."""
+
+    def __init__(
+        self,
+        services: Callable[[], Services],
+        segmenter: Callable[[], InferenceBackend],
+    ) -> None:
+        self._services = services
+        self._segmenter = segmenter
+        self._lock = threading.Lock()
+        self._measuring = threading.Lock()
+        self._sessions: tuple[int, list[SessionAnswer]] = (-1, [])
+        self._courses: OrderedDict[tuple[int, int | None], _Kept] = OrderedDict()
+
+    def view(self, wanted: Wanted) -> View:
+        """Read everything beside picture and charts; blocks for milliseconds.
+
+        Raises
+        ------
+        StoreError
+            If the database cannot be read just now.
+        """
+        services, segmenter = self._services(), self._segmenter()
+        sessions = self._session_list(services)
+        session = _chosen(sessions, wanted.session_id)
+        probed = {name: probe() for name, probe in services.probes.items()}
+        with services.store.read() as connection:
+            newest = last_number(connection, session.id) if session else 0
+            clocks_s = clocks_ahead_s(connection)
+        return View(
+            at=time.time(),
+            sessions=sessions,
+            session=session,
+            last_number=newest,
+            stats=agents.stats(services),
+            agents=[agent for agent in agents.agents(services) if agent.enrolled],
+            clocks_s=clocks_s,
+            problems=agents.problems(services)[:_PROBLEMS_SHOWN],
+            troubles={name: why for name, why in probed.items() if why},
+            device=segmenter.device,
+            model_id=segmenter.model_id,
+        )
+
+    def measured(self, wanted: Wanted) -> Measured:
+        """Read distribution, convergence and curves; blocks longer for long sessions.
+
+        Raises
+        ------
+        StoreError
+            If the database cannot be read just now.
+        """
+        services = self._services()
+        session = _chosen(self._session_list(services), wanted.session_id)
+        if session is None:
+            return Measured(nothing_yet(), None, None, [])
+        course = self._course(services, session.id, wanted.bins)
+        psd = course.psd
+        if wanted.span != "session" and wanted.frame_id is not None:
+            psd = _part(services, wanted, wanted.frame_id) or psd
+        convergence = results.convergence_of(course.figures, TARGET, 0.0)
+        return Measured(psd, convergence, course.timeline, course.marks)
+
+    def _session_list(self, services: Services) -> list[SessionAnswer]:
+        with services.store.read() as connection:
+            event = last_event(connection)
+        known, answer = self._sessions
+        if known != event:
+            answer = results.sessions(services)
+            self._sessions = event, answer
+        return answer
+
+    def _course(self, services: Services, session_id: int, bins: int | None) -> _Course:
+        key = session_id, bins
+        found = self._still_good(services, key)
+        if found:
+            return found
+        with self._measuring:
+            found = self._still_good(services, key)  # another page may have read it
+            return found or self._measure(services, key)
+
+    def _still_good(
+        self, services: Services, key: tuple[int, int | None]
+    ) -> _Course | None:
+        with self._lock:
+            kept = self._courses.get(key)
+        if kept is None:
+            return None
+        if time.monotonic() < kept.until:
+            return kept.course
+        with services.store.read() as connection:
+            event = last_event(connection)
+        return kept.course if kept.event == event else None
+
+    def _measure(self, services: Services, key: tuple[int, int | None]) -> _Course:
+        session_id, bins = key
+        began = time.monotonic()
+        with services.store.read() as connection:
+            event = last_event(connection)
+            columns = read_course(connection, session_id)
+            start = session_start(connection, session_id)
+            marks = session_marks(connection, session_id).marks
+        psd, figures = of_course(columns, event, bins=bins)
+        line = timeline_of(columns, session_id, start, TIMELINE_POINTS)
+        course = _Course(psd, figures, line, marks)
+        ended = time.monotonic()
+        kept = _Kept(course, event, ended + _REST_SHARE * (ended - began))
+        with self._lock:
+            self._courses[key] = kept
+            self._courses.move_to_end(key)
+            while len(self._courses) > _SESSIONS_KEPT:
+                self._courses.popitem(last=False)
+        return course
 
 
 def _chosen(sessions: list[SessionAnswer], wanted: int | None) -> SessionAnswer | None:
@@ -49,19 +177,19 @@ def _chosen(sessions: list[SessionAnswer], wanted: int | None) -> SessionAnswer 
     return next(asked, sessions[0] if sessions else None)
 
 
-def _distribution(
-    services: Services, session: SessionAnswer | None, wanted: Wanted
-) -> tuple[PsdAnswer, Convergence | None]:
-    if session is None:
-        return nothing_yet(), None
-    answer, psd = results.distribution_of(services, session.id)
-    convergence = results.convergence_of(psd, TARGET, 0.0)
-    if wanted.span == "frame" and wanted.frame_id is not None:
-        try:
-            return results.frame_psd(services, wanted.frame_id), convergence
-        except ProblemError:  # replaced or queued again since it was shown
-            return answer, convergence
-    return answer, convergence
+def _part(services: Services, wanted: Wanted, frame_id: int) -> PsdAnswer | None:
+    """Return the distribution of one frame, or of the minute that ends with it."""
+    try:
+        with services.store.read() as connection:
+            found = frame(connection, frame_id)
+            if found is None or (wanted.span == "frame" and found.result is None):
+                return None
+            chosen = [found]
+            if wanted.span == "minute":
+                chosen = written_frames(connection, found, _MINUTE_S)
+            return measured(chosen, last_event(connection), bins=wanted.bins)[0]
+    except ProblemError:  # replaced or queued again since it was shown
+        return None
 
 
 def nothing_yet() -> PsdAnswer:

@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 from emcopilot.messages import PsdAnswer
-from gpu_server.page.theme import BAR, FAINT, FIT, INK, LINE, MEAN, PANEL
+from gpu_server.page.theme import DARK, Palette
 
 Option = dict[str, object]
 Point = list[float]
@@ -18,35 +18,36 @@ _TOOLTIP = (
 )
 
 
-def options(psd: PsdAnswer) -> Option:
+def options(psd: PsdAnswer, colours: Palette = DARK) -> Option:
     """Return the whole chart of one distribution; empty axes where there is no particle."""
     edges = psd.histogram.edges
-    bars_and_law = [_bars(psd), _fit(psd)]
+    bars_and_law = [_bars(psd, colours), _fit(psd, colours)]
     return {
         "animation": False,
         "textStyle": {"fontFamily": "Roboto, system-ui, sans-serif"},
         "grid": {"left": 44, "right": 14, "top": 30, "bottom": 40},
         "legend": {
             "right": 6, "top": 0, "itemWidth": 14, "itemHeight": 8, "itemGap": 14,
-            "textStyle": {"color": FAINT}, "selectedMode": False, "icon": "roundRect",
+            "textStyle": {"color": colours.faint}, "selectedMode": False, "icon": "roundRect",
             # A law that is not drawn has no place in the legend.
             "data": [part["name"] for part in bars_and_law if part["data"]],
         },
         "tooltip": {
-            "trigger": "axis", "backgroundColor": PANEL, "borderColor": LINE,
-            "textStyle": {"color": INK, "fontSize": 12}, ":formatter": _TOOLTIP,
-            "axisPointer": {"lineStyle": {"color": FAINT}},
+            "trigger": "axis", "backgroundColor": colours.panel, "borderColor": colours.line,
+            "textStyle": {"color": colours.ink, "fontSize": 12}, ":formatter": _TOOLTIP,
+            "axisPointer": {"lineStyle": {"color": colours.faint}},
         },
         "xAxis": {
-            **_axis(), "type": "value", "name": f"equivalent diameter ({psd.unit})",
+            **axis(colours), "type": "value", "name": f"equivalent diameter ({psd.unit})",
             "nameLocation": "middle", "nameGap": 26, "splitLine": {"show": False},
             "min": edges[0] if edges else 0, "max": edges[-1] if edges else 1,
-            "axisLabel": {"color": FAINT, "showMinLabel": False, "showMaxLabel": False},
+            "axisLabel": {"color": colours.faint, "showMinLabel": False, "showMaxLabel": False},
         },
         "yAxis": {
-            **_axis(), "type": "value", "name": "particles", "minInterval": 1, "splitNumber": 4,
-            "axisLine": {"show": False}, "axisLabel": {"color": FAINT},
-            "nameTextStyle": {"color": FAINT, "align": "left", "padding": [0, 0, 0, -34]},
+            **axis(colours), "type": "value", "name": "particles",
+            "minInterval": 1, "splitNumber": 4,
+            "axisLine": {"show": False}, "axisLabel": {"color": colours.faint},
+            "nameTextStyle": {"color": colours.faint, "align": "left", "padding": [0, 0, 0, -34]},
         },
         "series": bars_and_law,
     }  # fmt: skip
@@ -61,6 +62,15 @@ def bars(psd: PsdAnswer) -> list[list[float | None]]:
     ]
     # The last step needs its right end drawn.
     return [*steps, [edges[-1], counts[-1], None]] if steps else []
+
+
+def as_csv(psd: PsdAnswer) -> str:
+    """Return the histogram as a table: one line a bin, edges in the distribution's unit."""
+    unit, edges = psd.unit, psd.histogram.edges
+    rows = zip(pairwise(edges), psd.histogram.counts, strict=True) if edges else ()
+    lines = [f"from_{unit},to_{unit},particles"]
+    lines += [f"{low:.6g},{high:.6g},{count}" for (low, high), count in rows]
+    return "\n".join(lines) + "\n"
 
 
 def fitted_curve(psd: PsdAnswer) -> list[Point]:
@@ -83,45 +93,46 @@ def _lognormal_density(diameter: float, mu: float, sigma: float) -> float:
     return math.exp(-0.5 * z * z) / (diameter * sigma * math.sqrt(2.0 * math.pi))
 
 
-def _bars(psd: PsdAnswer) -> Option:
+def _bars(psd: PsdAnswer, colours: Palette) -> Option:
     return {
         "name": "particles", "type": "line", "step": "end", "data": bars(psd),
-        "symbol": "none", "lineStyle": {"color": BAR, "width": 1.2},
-        "itemStyle": {"color": BAR}, "areaStyle": {"color": BAR, "opacity": 0.45},
-        "markLine": _mean(psd), "markArea": _interval(psd),
+        "symbol": "none", "lineStyle": {"color": colours.bar, "width": 1.2},
+        "itemStyle": {"color": colours.bar}, "areaStyle": {"color": colours.bar, "opacity": 0.45},
+        "markLine": _mean(psd, colours), "markArea": _interval(psd, colours),
     }  # fmt: skip
 
 
-def _fit(psd: PsdAnswer) -> Option:
+def _fit(psd: PsdAnswer, colours: Palette) -> Option:
     return {
         "name": "log-normal fit", "type": "line", "data": fitted_curve(psd),
-        "symbol": "none", "lineStyle": {"color": FIT, "width": 2},
-        "itemStyle": {"color": FIT}, "tooltip": {"show": False},
+        "symbol": "none", "lineStyle": {"color": colours.fit, "width": 2},
+        "itemStyle": {"color": colours.fit}, "tooltip": {"show": False},
     }  # fmt: skip
 
 
-def _mean(psd: PsdAnswer) -> Option:
+def _mean(psd: PsdAnswer, colours: Palette) -> Option:
     known = [] if psd.mean_number is None else [{"xAxis": psd.mean_number}]
     return {
         "symbol": "none", "silent": True, "data": known, "animation": False,
-        "lineStyle": {"color": MEAN, "type": "dashed", "width": 1},
-        "label": {"formatter": "mean", "color": MEAN, "fontSize": 11, "distance": 2},
+        "lineStyle": {"color": colours.mean, "type": "dashed", "width": 1},
+        "label": {"formatter": "mean", "color": colours.mean, "fontSize": 11, "distance": 2},
     }  # fmt: skip
 
 
-def _interval(psd: PsdAnswer) -> Option:
+def _interval(psd: PsdAnswer, colours: Palette) -> Option:
     known = psd.ci_low is not None and psd.ci_high is not None
     return {
         "silent": True, "animation": False,
         "data": [[{"xAxis": psd.ci_low}, {"xAxis": psd.ci_high}]] if known else [],
-        "itemStyle": {"color": MEAN, "opacity": 0.16},
+        "itemStyle": {"color": colours.mean, "opacity": 0.16},
     }  # fmt: skip
 
 
-def _axis() -> Option:
+def axis(colours: Palette) -> Option:
+    """Return what all axes of the page's charts have in common."""
     return {
-        "axisLine": {"lineStyle": {"color": LINE}},
+        "axisLine": {"lineStyle": {"color": colours.line}},
         "axisTick": {"show": False},
-        "splitLine": {"lineStyle": {"color": LINE}},
-        "nameTextStyle": {"color": FAINT},
+        "splitLine": {"lineStyle": {"color": colours.line}},
+        "nameTextStyle": {"color": colours.faint},
     }

@@ -1,6 +1,7 @@
 """The page's sentences: figures and states into text that an operator reads at a glance."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,12 +53,40 @@ def ago(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h ago"
 
 
+def duration(seconds: float) -> str:
+    """Say how long something took, as h:mm:ss from a minute on."""
+    if abs(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, left = divmod(round(abs(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    sign = "-" if seconds < 0 else ""
+    if hours:
+        return f"{sign}{hours}:{minutes:02}:{left:02} h"
+    return f"{sign}{minutes}:{left:02} min"
+
+
+def clock_text(ahead_s: float | None) -> list[str]:
+    """Say that a microscope's clock is off, where it is."""
+    if ahead_s is None or abs(ahead_s) < 1.0:
+        return []
+    way = "ahead of" if ahead_s > 0 else "behind"
+    by = duration(abs(ahead_s))
+    return [f"its clock is {by} {way} the server's: times are off by that"]
+
+
+def session_choice(session: SessionAnswer) -> str:
+    """Name a session in the list that people pick from."""
+    begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(session.started_at))
+    frames = "1 frame" if session.frames == 1 else f"{session.frames:,} frames"
+    return f"{session.name}  ·  {session.agent or 'unknown'}  ·  {begun}  ·  {frames}"
+
+
 def session_text(session: SessionAnswer | None, at: float) -> str:
     """Name the session, with its frames and how fresh it is at Unix time `at`."""
     if session is None:
         return "no session yet"
     frames = "1 frame" if session.frames == 1 else f"{session.frames:,} frames"
-    return f"{session.name}  ·  {frames}  ·  last {ago(at - session.last_at)}"
+    return f"{frames}  ·  last {ago(at - session.last_at)}"
 
 
 def frame_facts(frame: LiveHeader) -> str:
@@ -73,6 +102,19 @@ def frame_facts(frame: LiveHeader) -> str:
         facts.append("no pixel size")
     facts.append(particle_count(frame))
     return "  ·  ".join(facts)
+
+
+def frame_size_text(frame: LiveHeader, pixel_size_nm: float) -> str:
+    """Say what a pixel size makes of a frame: what an operator can check at a glance."""
+    width, height = frame.width * pixel_size_nm, frame.height * pixel_size_nm
+    field = f"the frame is then {number(width)} × {number(height)} nm"
+    if frame.median_diameter is None:
+        return field
+    edge = 1.0
+    if frame.pixel_size_nm:
+        edge = math.sqrt(frame.pixel_size_nm[0] * frame.pixel_size_nm[1])
+    typical = frame.median_diameter / edge * pixel_size_nm
+    return f"{field}, a typical particle {number(typical)} nm"
 
 
 def particle_count(frame: LiveHeader) -> str:

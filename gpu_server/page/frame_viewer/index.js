@@ -1,35 +1,45 @@
-// The frame as the operator sees it: image, outlines, scale bar, zoom, hover.
+// The frame as the operator sees it: image, outlines, scale bar, zoom, hover, pick.
 // A plain ES module: `new FrameViewer(canvas)` works on a static page too.
 
 import { LiveFeed } from "./feed.js";
+import { autoLevels } from "./levels.js";
 import {
   drawDoubtfulHint, drawLegend, drawNotice, drawScaleBar, drawTip, particleText,
 } from "./overlay.js";
+import { REJECTED } from "./packet.js";
 import { ColourScale, Particles } from "./particles.js";
 
 export { LiveFeed } from "./feed.js";
+export { Film } from "./film.js";
+export { wishOf } from "./keys.js";
+export { Verdicts } from "./verdicts.js";
 
-const BACKGROUND = "#07090b";
 const LARGEST_SCALE = 64; // screen pixels a picture pixel
 const SMALLEST_SHARE = 0.25; // of the scale at which the whole frame fits
+const CLICK_PX = 4; // a hand that holds still moves less
+const FLASH_MS = 4000;
+const CLOSE_UP = 6; // times a particle's size is what is shown around one that is gone to
 
 const nothing = () => {};
 
 export class FrameViewer {
   constructor(
     canvas,
-    { onFrame = nothing, onHover = nothing, onView = nothing, onState = nothing } = {},
+    { onFrame = nothing, onHover = nothing, onView = nothing, onState = nothing, onPick = nothing } = {},
   ) {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
-    Object.assign(this, { onFrame, onHover, onView, onState });
+    Object.assign(this, { onFrame, onHover, onView, onState, onPick });
     this.options = { outlines: true, masks: false, opacity: 0.35, brightness: 1, contrast: 1 };
     this.colours = new ColourScale();
     this.frame = null; // {packet, image, particles}
     this.pointer = null; // in CSS px of the canvas, while it is over it
     this.grabbed = null;
     this.hovered = -1;
-    this.notice = "";
+    this.chosen = 0; // number of the particle that the keyboard is on; 0: none
+    this.connection = ""; // why there is no live picture
+    this.said = ""; // about the frame on the screen
+    this.flashed = "";
     this.fitted = true;
     this.view = { scale: 1, x: 0, y: 0 }; // picture px -> CSS px
     this.#listen();
@@ -42,7 +52,7 @@ export class FrameViewer {
     this.feed?.close();
     this.feed = new LiveFeed(url, {
       onPacket: (packet) => this.show(packet),
-      onState: (state) => this.#hear(state),
+      onState: (state) => this.hear(state),
     });
   }
 
@@ -53,7 +63,9 @@ export class FrameViewer {
     const resized = before?.width !== image.width || before?.height !== image.height;
     before?.close();
     this.colours.follow(packet);
+    if (this.frame?.packet.header.frame_id !== packet.header.frame_id) this.chosen = 0;
     this.frame = { packet, image, particles: new Particles(packet, this.colours) };
+    this.said = packet.header.model_id ? "" : "This frame waits for its result";
     if (resized || this.fitted) this.#fitView();
     this.#point(); // another particle may lie under the resting pointer now
     this.draw();
@@ -66,6 +78,77 @@ export class FrameViewer {
     this.draw();
   }
 
+  /** Draw the shown packet anew after its flags have changed. */
+  restyle(packet) {
+    if (this.frame?.packet !== packet) return;
+    this.frame.particles = new Particles(packet, this.colours);
+    this.#point();
+    this.draw();
+    this.onFrame(packet.header);
+  }
+
+  /** How many particles of the shown frame are taken out. */
+  get rejected() {
+    const flags = this.frame?.packet.flags ?? [];
+    return flags.reduce((count, flag) => count + (flag & REJECTED ? 1 : 0), 0);
+  }
+
+  /** Go to the next (1) or previous (-1) particle, the largest first; returns what to announce. */
+  choose(direction) {
+    if (!this.frame?.particles.count) return "no particles on this frame";
+    const { packet, particles } = this.frame;
+    const order = particles.bySize();
+    const at = order.findIndex((index) => packet.ids[index] === this.chosen);
+    const start = direction > 0 ? 0 : order.length - 1;
+    const next = at < 0 ? start : (at + direction + order.length) % order.length;
+    this.chosen = packet.ids[order[next]];
+    this.#reveal(order[next]);
+    return `particle ${particleText(packet, order[next])}, ${next + 1} of ${order.length}`;
+  }
+
+  /** Let go of the chosen particle. */
+  unchoose() {
+    this.chosen = 0;
+    this.draw();
+  }
+
+  /** Index of the chosen particle, or -1. */
+  get chosenIndex() {
+    return this.chosen ? this.frame.packet.ids.indexOf(this.chosen) : -1;
+  }
+
+  /** Brightness and contrast that spread what is in sight over the whole range. */
+  autoLevels() {
+    return this.frame ? autoLevels(this.frame.image, this.#sight()) : null;
+  }
+
+  /** Say something over the picture until told otherwise; `instead` of it where it is long gone. */
+  say(text, instead = false) {
+    this.said = text;
+    if (instead && this.frame) {
+      this.frame.image.close();
+      this.frame = null;
+      this.hovered = -1;
+    }
+    this.draw();
+  }
+
+  /** Say something over the picture for a moment. */
+  flash(text) {
+    this.flashed = text;
+    clearTimeout(this.flashing);
+    this.flashing = setTimeout(() => { this.flashed = ""; this.draw(); }, FLASH_MS);
+    this.draw();
+  }
+
+  /** Hear how the live feed stands. */
+  hear(state) {
+    const lost = state === "disconnected" ? "Connection lost; trying again" : state;
+    this.connection = state === "connected" ? "" : lost;
+    this.draw();
+    this.onState(state);
+  }
+
   /** Show the whole frame. */
   fit() {
     this.#fitView();
@@ -75,6 +158,7 @@ export class FrameViewer {
 
   destroy() {
     this.feed?.close();
+    clearTimeout(this.flashing);
     this.observer.disconnect();
     this.frame?.image.close();
     this.frame = null;
@@ -85,7 +169,8 @@ export class FrameViewer {
     const box = this.#box();
     const ratio = window.devicePixelRatio || 1;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.fillStyle = BACKGROUND;
+    context.clearRect(0, 0, box.width, box.height); // the page's colour may let through
+    context.fillStyle = getComputedStyle(this.canvas).backgroundColor;
     context.fillRect(0, 0, box.width, box.height);
     if (frame) {
       this.#drawPicture();
@@ -97,11 +182,15 @@ export class FrameViewer {
         drawLegend(context, area, { range: this.colours.range, unit: header.unit });
         if (header.doubtful) drawDoubtfulHint(context, area);
       }
+      const chosen = this.chosenIndex;
       if (this.hovered >= 0) {
         drawTip(context, box, this.pointer, particleText(frame.packet, this.hovered));
+      } else if (chosen >= 0) {
+        drawTip(context, box, this.#onScreen(chosen), particleText(frame.packet, chosen));
       }
     }
-    const notice = this.notice || (frame ? "" : "Waiting for the first frame");
+    const waiting = frame ? "" : "Waiting for the first frame";
+    const notice = this.flashed || this.connection || this.said || waiting;
     if (notice) drawNotice(context, box, notice, { centred: !frame });
   }
 
@@ -121,7 +210,9 @@ export class FrameViewer {
       outlines: options.outlines,
       fill: options.masks ? options.opacity : 0,
     });
-    if (this.hovered >= 0) frame.particles.drawOne(context, this.hovered, view.scale);
+    for (const index of new Set([this.hovered, this.chosenIndex])) {
+      if (index >= 0) frame.particles.drawOne(context, index, view.scale);
+    }
   }
 
   #listen() {
@@ -129,7 +220,7 @@ export class FrameViewer {
     canvas.addEventListener("wheel", (event) => this.#zoom(event), { passive: false });
     canvas.addEventListener("pointerdown", (event) => this.#grab(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
-    canvas.addEventListener("pointerup", () => this.#release());
+    canvas.addEventListener("pointerup", (event) => this.#release(event));
     canvas.addEventListener("pointercancel", () => this.#release());
     canvas.addEventListener("pointerleave", () => this.#leave());
     canvas.addEventListener("dblclick", () => this.fit());
@@ -152,23 +243,67 @@ export class FrameViewer {
   #grab(event) {
     if (event.button !== 0) return;
     this.canvas.setPointerCapture(event.pointerId);
-    this.grabbed = { x: event.offsetX - this.view.x, y: event.offsetY - this.view.y };
-    this.canvas.style.cursor = "grabbing";
+    this.grabbed = {
+      x: event.offsetX - this.view.x, y: event.offsetY - this.view.y,
+      from: { x: event.offsetX, y: event.offsetY }, moved: false,
+    };
   }
 
   #move(event) {
     this.pointer = { x: event.offsetX, y: event.offsetY };
     if (this.grabbed && this.frame) {
-      const { x, y } = this.grabbed;
+      const { x, y, from } = this.grabbed;
+      const far = Math.hypot(this.pointer.x - from.x, this.pointer.y - from.y);
+      if (!this.grabbed.moved && far < CLICK_PX) return;
+      this.grabbed.moved = true;
+      this.canvas.style.cursor = "grabbing";
       this.#look({ scale: this.view.scale, x: this.pointer.x - x, y: this.pointer.y - y });
     } else if (this.#point() || this.hovered >= 0) {
       this.draw();
     }
   }
 
-  #release() {
+  #release(event) {
+    const clicked = event && this.grabbed && !this.grabbed.moved;
     this.grabbed = null;
     this.canvas.style.cursor = "";
+    this.#point();
+    if (clicked && this.hovered >= 0) this.onPick(this.frame.packet, this.hovered);
+  }
+
+  /** Bring a particle into sight, zooming in where it would be a speck. */
+  #reveal(index) {
+    const { scale, x, y } = this.view;
+    const box = this.#box();
+    const { centre, size } = this.frame.particles.place(index);
+    const onScreen = { x: x + scale * centre.x, y: y + scale * centre.y };
+    const inside = onScreen.x > 40 && onScreen.y > 40
+      && onScreen.x < box.width - 40 && onScreen.y < box.height - 40;
+    if (inside && size * scale > 8) {
+      this.draw();
+      return;
+    }
+    const close = Math.min(LARGEST_SCALE, Math.min(box.width, box.height) / (CLOSE_UP * size));
+    const zoomed = size * scale > 8 ? scale : close;
+    this.#look({
+      scale: zoomed, x: box.width / 2 - zoomed * centre.x, y: box.height / 2 - zoomed * centre.y,
+    });
+  }
+
+  #onScreen(index) {
+    const { centre, size } = this.frame.particles.place(index);
+    const { scale, x, y } = this.view;
+    return { x: x + scale * (centre.x + size / 2), y: y + scale * (centre.y - size / 4) };
+  }
+
+  /** The part of the picture that is on the screen, in its pixels. */
+  #sight() {
+    const { x, y, width, height } = this.#visible(this.#box());
+    const { scale } = this.view;
+    return {
+      x: (x - this.view.x) / scale, y: (y - this.view.y) / scale,
+      width: width / scale, height: height / scale,
+    };
   }
 
   #leave() {
@@ -217,14 +352,6 @@ export class FrameViewer {
         : -1;
     this.onHover(this.hovered < 0 ? "" : particleText(frame.packet, this.hovered));
     return this.hovered !== hovered;
-  }
-
-  #hear(state) {
-    const connected = state === "connected";
-    const lost = state === "disconnected" ? "Connection lost; trying again" : state;
-    this.notice = connected ? "" : lost;
-    this.draw();
-    this.onState(state);
   }
 
   #resize() {

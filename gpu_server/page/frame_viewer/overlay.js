@@ -94,7 +94,7 @@ export function drawNotice(context, box, text, { centred }) {
 /** Say what the particle is, as the operator asks for it. */
 export function particleText(packet, index) {
   const [flags, name] = [packet.flags[index], `#${packet.ids[index]}`];
-  if (flags & REJECTED) return `${name}  rejected`;
+  if (flags & REJECTED) return `${name}  rejected; click to take it back`;
   const doubt = isDoubtful(packet, index)
     ? `  doubtful, ${packet.confidence[index]} % likely a particle`
     : "";

@@ -7,13 +7,20 @@ const LINE_WIDTH = 1.5; // screen pixels, as the dashes are
 const BORDER = { colour: "#9aa4ad", width: LINE_WIDTH, dash: [4, 3] };
 // Thin grey alone is lost on a grey micrograph: dark between its dots, it is seen on any.
 const DOUBTFUL = { colour: "#c6ced5", width: 1.25, dash: [2, 2], rim: "#07090b", rimWidth: 2.5 };
+const REJECTED_STYLE = { colour: "#ff8fb1", width: 1.25, dash: [1, 4] };
 const HOVER_COLOUR = "#ffffff";
 const LETTING_GO = 0.1; // of what the range is too wide by, a frame
 
-/** A blue-green-yellow scale whose lightness rises evenly: readable without colour vision. */
+// Lightness rises evenly from blue to yellow, as viridis does, so that it reads without colour
+// vision; it begins brighter than viridis, whose violet is lost on a dark micrograph.
+const STOPS = [[98, 128, 255], [52, 172, 214], [60, 203, 150], [158, 218, 70], [253, 231, 60]];
+
+/** The colour of a fraction, 0..1, of the scale. */
 export function colourOf(fraction) {
-  const t = Math.min(1, Math.max(0, fraction));
-  return `hsl(${Math.round(222 - 172 * t)} ${Math.round(85 + 10 * t)}% ${Math.round(62 + 2 * t)}%)`;
+  const t = Math.min(1, Math.max(0, fraction)) * (STOPS.length - 1);
+  const below = Math.min(STOPS.length - 2, Math.floor(t));
+  const mixed = STOPS[below].map((low, i) => Math.round(low + (t - below) * (STOPS[below + 1][i] - low)));
+  return `rgb(${mixed.join(" ")})`;
 }
 
 /** Which diameter has which colour; follows the frames calmly, so that colours do not flicker. */
@@ -65,7 +72,7 @@ export class Particles {
     context.lineJoin = "round";
     for (const [key, path] of this.paths) {
       const style = styleOf(key);
-      if (fill > 0) {
+      if (fill > 0 && key !== "rejected") {
         context.globalAlpha = fill;
         context.fillStyle = style.colour;
         context.fill(path);
@@ -96,8 +103,28 @@ export class Particles {
     return -1;
   }
 
+  /** Indices, the largest outline first. */
+  bySize() {
+    this.order ??= [...this.packet.ids.keys()].sort((a, b) => this.#area(b) - this.#area(a));
+    return this.order;
+  }
+
+  /** Where a particle is: its box's {centre, size} in picture pixels. */
+  place(index) {
+    const [left, top, right, bottom] = this.boxes.subarray(4 * index, 4 * index + 4);
+    return {
+      centre: { x: (left + right) / 2 / POINTS_PER_PIXEL, y: (top + bottom) / 2 / POINTS_PER_PIXEL },
+      size: Math.max(1, right - left, bottom - top) / POINTS_PER_PIXEL,
+    };
+  }
+
+  #area(index) {
+    const [left, top, right, bottom] = this.boxes.subarray(4 * index, 4 * index + 4);
+    return (right - left) * (bottom - top);
+  }
+
   #add(index) {
-    const { offsets, points, flags } = this.packet;
+    const { offsets, points } = this.packet;
     const box = [32767, 32767, -32768, -32768];
     for (let p = offsets[index]; p < offsets[index + 1]; p += 1) {
       box[0] = Math.min(box[0], points[2 * p]);
@@ -106,7 +133,6 @@ export class Particles {
       box[3] = Math.max(box[3], points[2 * p + 1]);
     }
     this.boxes.set(box, 4 * index);
-    if (flags[index] & REJECTED) return;
     const key = this.#key(index);
     if (!this.paths.has(key)) this.paths.set(key, new Path2D());
     this.#trace(this.paths.get(key), index);
@@ -114,6 +140,7 @@ export class Particles {
 
   #key(index) {
     const { flags, diameter } = this.packet;
+    if (flags[index] & REJECTED) return "rejected";
     if (isDoubtful(this.packet, index)) return "doubtful";
     return flags[index] & TOUCHES_BORDER ? "border" : this.colours.bin(diameter[index]);
   }
@@ -164,6 +191,7 @@ function strokeAs(context, path, { colour, width, dash, rim, rimWidth }, scale) 
 function styleOf(key) {
   if (key === "doubtful") return DOUBTFUL;
   if (key === "border") return BORDER;
+  if (key === "rejected") return REJECTED_STYLE;
   return { colour: colourOf(key / (BINS - 1)), width: LINE_WIDTH, dash: [] };
 }
 

@@ -230,7 +230,7 @@ def test_a_session_says_how_fresh_it_is() -> None:
         rejected=0,
         pixel_size_nm=None,
     )
-    assert wording.session_text(session, 1020.0) == "run1  ·  1 frame  ·  last 20 s ago"
+    assert wording.session_text(session, 1020.0) == "1 frame  ·  last 20 s ago"
     assert wording.session_text(None, 0.0) == "no session yet"
 
 
@@ -245,3 +245,14 @@ def test_the_interval_is_in_the_distributions_unit() -> None:
     known = wording.interval(answer(np.linspace(8.0, 12.0, 200)))
     assert known.startswith("95 % in 9.8")
     assert known.endswith(" px")
+
+
+def test_durations_and_clocks_are_said_as_people_do() -> None:
+    assert wording.duration(5.4) == "5 s"
+    assert wording.duration(75) == "1:15 min"
+    assert wording.duration(3725) == "1:02:05 h"
+    assert wording.clock_text(None) == wording.clock_text(0.4) == []
+    (ahead,) = wording.clock_text(90.0)
+    assert "1:30 min ahead of" in ahead
+    (behind,) = wording.clock_text(-40.0)
+    assert "40 s behind" in behind

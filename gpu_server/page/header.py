@@ -1,0 +1,130 @@
+"""The head of the page: where one is, how the parts stand, and what one may do besides."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from nicegui import ui
+from nicegui.events import ValueChangeEventArguments
+
+from emcopilot.messages import SessionAnswer
+from gpu_server.page.panels import StatusLight, box, text
+from gpu_server.page.view import View
+from gpu_server.page.wording import (
+    agents_light,
+    inference_light,
+    queue_light,
+    session_choice,
+    session_text,
+)
+from gpu_server.tokens import Identity
+
+_PICKED_FROM = 200
+"""Sessions in the list; older ones are found by typing nothing but their address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What the menu can do; None where this viewer may not."""
+
+    pick: Callable[[int], None]
+    go_live: Callable[[], None]
+    export: Callable[[], None]
+    calibrate: Callable[[], None] | None
+    upload: Callable[[], None] | None
+    users: Callable[[], None] | None
+    theme: Callable[[], None]
+    help: Callable[[], None]
+    log_out: Callable[[], None]
+
+
+class Header:
+    """Title, mode, session picker, lights and menu."""
+
+    def __init__(self, who: Identity, commands: Commands) -> None:
+        self._commands = commands
+        self._names: dict[int, str] = {}
+        with box("emc-header"):
+            with box("emc-where"):
+                ui.label("EMcopilot").classes("emc-title")
+                self._mode = text("emc-mode live", "mode")
+                self._mode.set_text("LIVE")
+                self._picker = self._build_picker()
+                self._session = text("emc-session", "session")
+                self._session.set_text(session_text(None, 0.0))
+            with box("emc-lights"):
+                self._agent = StatusLight("Agent", "light-agent")
+                self._queue = StatusLight("Queue", "light-queue")
+                self._inference = StatusLight("Inference", "light-inference")
+                self._build_menu(who)
+
+    def show(self, view: View, mode: str) -> None:
+        """Say where one is and how the parts stand."""
+        self._list(view.sessions, view.session)
+        self._session.set_text(session_text(view.session, view.at))
+        self._mode.set_text("LIVE" if mode == "live" else "REVIEW")
+        self._mode.classes(add=mode, remove="review" if mode == "live" else "live")
+        self._agent.show(agents_light(view.agents))
+        self._queue.show(queue_light(view.stats, view.troubles))
+        self._inference.show(inference_light(view.device, view.model_id, view.troubles))
+
+    def trouble(self, why: str) -> None:
+        """Say that the store cannot be read just now."""
+        self._session.set_text(why)
+
+    def _build_picker(self) -> ui.select:
+        picker = ui.select({}, on_change=self._picked, with_input=True)
+        picker.classes("emc-picker").mark("picker")
+        picker.props("dense borderless options-dense hide-bottom-space")
+        picker.props["aria-label"] = "session"
+        picker.props["data-part"] = "picker"
+        picker.props["popup-content-class"] = "emc-sessions"
+        return picker
+
+    def _build_menu(self, who: Identity) -> None:
+        commands = self._commands
+        with (
+            ui.button("Menu").props("flat dense no-caps").classes("emc-menu") as button
+        ):
+            button.props["data-part"] = "menu"
+            with ui.menu().props("auto-close"):
+                ui.item_label(f"{who.name}, {who.scope}").classes("emc-who")
+                for name, then in _entries(commands).items():
+                    ui.menu_item(name, on_click=then).classes("emc-entry")
+
+    def _list(
+        self, sessions: list[SessionAnswer], chosen: SessionAnswer | None
+    ) -> None:
+        # A list that changes with every frame would be sent with every frame: what counts up
+        # stands beside it.
+        names = {one.id: _steady(one) for one in sessions[:_PICKED_FROM]}
+        if chosen:
+            names.setdefault(chosen.id, _steady(chosen))
+        if names != self._names:
+            self._names = names
+            self._picker.set_options(names)
+        if chosen and self._picker.value != chosen.id:
+            self._picker.set_value(chosen.id)
+
+    def _picked(self, event: ValueChangeEventArguments) -> None:
+        shown = self._picker.value
+        if isinstance(shown, int) and event.sender.is_deleted is False:
+            self._commands.pick(shown)
+
+
+def _entries(commands: Commands) -> Mapping[str, Callable[[], None]]:
+    offered = {
+        "Follow the newest frame": commands.go_live,
+        "Export session": commands.export,
+        "Set pixel size": commands.calibrate,
+        "Add image files": commands.upload,
+        "Users and tokens": commands.users,
+        "Light or dark": commands.theme,
+        "Help": commands.help,
+        "Log out": commands.log_out,
+    }
+    return {name: then for name, then in offered.items() if then}
+
+
+def _steady(session: SessionAnswer) -> str:
+    """Name a session by what does not change while it grows."""
+    return session_choice(session).rpartition("  ·  ")[0]
