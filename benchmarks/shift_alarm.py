@@ -167,6 +167,27 @@ def unchanged(
     }
 
 
+def cost(looker: Looker, side_px: int = 512, times: int = 7) -> dict[str, float]:
+    """Compare the time of a look with that of segmenting the frame, taken in turn."""
+    # Not on a machine that never runs it: a GPU server may leave OpenVINO out.
+    from gpu_server.engines.openvino_engine import OpenVinoEngine
+
+    network, _ = checkpoint.load("base")
+    engine = OpenVinoEngine(network)
+    frame = next(film(demo_scene("haadf", size=side_px), 1)).pixels
+    seconds: dict[str, list[float]] = {"look_s": [], "segment_s": []}
+    predict(frame, engine.run)
+    for _ in range(times):
+        started = time.perf_counter()
+        looker(frame)
+        looked = time.perf_counter()
+        predict(frame, engine.run)
+        seconds["look_s"].append(looked - started)
+        seconds["segment_s"].append(time.perf_counter() - looked)
+    middle = {name: float(np.median(values)) for name, values in seconds.items()}
+    return middle | {"share": middle["look_s"] / middle["segment_s"]}
+
+
 def _range(values: Sequence[float]) -> list[float]:
     """Return the 5th, 50th and 95th percentile and the largest."""
     return [round(float(v), 2) for v in np.percentile(values, (5, 50, 95, 100))]
@@ -189,6 +210,7 @@ def main() -> None:
         print(name, json.dumps(one), flush=True)
 
     print(machine(), haadf_only.name, base.name)
+    keep("cost of a look at 512 px, OpenVINO", dict(cost(looker)))
     demo: dict[Mode, Scene] = {m: demo_scene(m, size=SIDE_PX) for m in ("haadf", "bf")}
     for seed in range(options.seeds + 1):
         keep("HAADF -> BF, HAADF-only model", switch(demo, seed, haadf_only, looker))

@@ -250,20 +250,6 @@ def test_the_reservoir_is_bounded_and_spread_over_time(film, monkeypatch) -> Non
     assert min(halves) >= 4  # of 20 even draws fewer come once in 200 times
 
 
-def test_the_reservoir_leans_to_rare_looks() -> None:
-    kept = np.stack([look(0, 5_000 + n, HAADF).vector for n in range(30)])
-
-    def ranks(place: float) -> list[float]:
-        return [
-            reservoir.drawn_rank(n, look(place, n, HAADF), kept) for n in range(200)
-        ]
-
-    usual, rare = np.median(ranks(0)), np.median(ranks(3))
-    assert usual < 0.2
-    assert rare > 0.5
-    assert ranks(0) == ranks(0)  # no dice: a restart draws the same
-
-
 def test_rejected_and_superseded_frames_leave(film, lab) -> None:
     shown = film.show(5)
     lab.store.reject_frame(shown[0], "test")

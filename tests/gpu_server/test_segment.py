@@ -14,10 +14,12 @@ from torch import nn
 
 from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import ConfigError, ModelError
+from emcopilot.seen import SEEN_FILE
 from gpu_server.engines.openvino_engine import OpenVinoEngine
 from gpu_server.inference import build_engine
 from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
 from models.checkpoint import load, write_card
+from models.look import Looker
 from models.npssegnet import NPSSEGNET, build, parted
 from models.predict import predict
 
@@ -65,6 +67,19 @@ def test_the_child_answers_as_the_engine_does_here(running, model: Path) -> None
     assert answer.confidence == IDENTITY  # no map was fitted to random weights
     assert answer.infer_s > 0
     np.testing.assert_array_equal(answer.probability, predict(pixels, engine.run))
+
+
+def test_every_answer_comes_with_the_look_of_its_frame(running, model: Path) -> None:
+    runner, segmenter = running
+    pixels, blank = frames((96, 130))[0], np.zeros((96, 130), np.uint16)
+    answer, of_blank = runner.run(segment_all(segmenter, pixels, blank))
+    looker = Looker.load()
+    assert answer.look is not None
+    # bf16 on another number of threads rounds otherwise
+    assert np.abs(answer.look.vector - looker(pixels).vector).max() < 0.3
+    assert of_blank.look is None
+    assert answer.features == of_blank.features == looker.features
+    assert answer.seen == model / SEEN_FILE
 
 
 def test_the_cards_map_of_confidence_comes_with_every_answer(

@@ -7,10 +7,8 @@ from safetensors.numpy import save
 from emcopilot.domain import nearest, stacked
 from emcopilot.errors import ModelError
 from emcopilot.frame_look import LOOK_WIDTH, FrameLook
-from emcopilot.seen import SEEN_FILE, Seen
 from emcopilot.simulate import demo_scene, render_micrograph
 from models.look import PROJECTION_FILE, Looker, Projection
-from models.seen import seen_of
 
 
 @pytest.fixture(scope="module")
@@ -62,33 +60,3 @@ def test_a_damaged_projection_is_named(tmp_path) -> None:
     path.write_bytes(save(arrays))
     with pytest.raises(ModelError, match="expected"):
         Projection.read(path)
-
-
-def test_what_was_trained_on_is_near_and_another_mode_is_far(looker, tmp_path) -> None:
-    seen = seen_of(frames("haadf", 12), looker, scales=(1.0,))
-    seen.write(tmp_path / SEEN_FILE)
-    seen = Seen.read(tmp_path / SEEN_FILE)
-    assert seen.distance(looker(frames("haadf", 14)[-1])) < 1.5
-    assert seen.distance(looker(frames("bf", 1)[0])) > 2
-
-
-def test_a_candidate_knows_what_its_incumbent_knew(looker) -> None:
-    before = seen_of(frames("haadf", 8), looker, scales=(1.0,))
-    both = seen_of(frames("bf", 8), looker, scales=(1.0,), before=before)
-    for mode in ("haadf", "bf"):
-        assert both.distance(looker(frames(mode, 9)[-1])) < 1.5
-
-
-def test_doubt_is_measured_on_frames_where_something_is_found(looker) -> None:
-    def segment(frame: np.ndarray) -> np.ndarray:
-        edge = np.zeros(frame.shape, np.uint8)
-        edge[:20], edge[20:25] = 255, 100
-        return edge
-
-    seen = seen_of(frames("haadf", 5), looker, scales=(1.0,), segment=segment)
-    assert seen.doubt == pytest.approx(0.25)
-
-
-def test_frames_without_a_look_are_refused(looker) -> None:
-    with pytest.raises(ModelError, match="none of 2"):
-        seen_of([np.zeros((64, 64))] * 2, looker)
