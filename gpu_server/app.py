@@ -33,6 +33,7 @@ from gpu_server.api import (
     uploads,
     users,
 )
+from gpu_server.api.compare import router as compare_routes
 from gpu_server.api.models import router as model_routes
 from gpu_server.api.problems import install_problem_handlers
 from gpu_server.api.services import Services
@@ -49,9 +50,11 @@ from gpu_server.page.look import StoreLooker
 from gpu_server.pipeline import Pipeline
 from gpu_server.promotion import Promotion
 from gpu_server.publish import Publisher
+from gpu_server.recompute import Recomputation
 from gpu_server.registry import Registry
 from gpu_server.sandbox import DecodePool
 from gpu_server.segment import InferenceSpec, Segmenter
+from gpu_server.side_results import SideResults
 from gpu_server.side_segmenter import SideSegmenter
 from gpu_server.store import Store
 from gpu_server.tokens import Tokens
@@ -107,6 +110,7 @@ def create_app(
     install_problem_handlers(app)
     app.include_router(health.root)
     app.include_router(model_routes)
+    app.include_router(compare_routes)
     for routes in (
         health, agents, results, pictures, corrections, review, segment, live, jobs, domains,
         export, uploads, users,
@@ -162,6 +166,17 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
         store, decoder, segmenter, publisher, settings, accumulate=accumulator
     )
 
+    side_results = SideResults(
+        store,
+        registry,
+        side,
+        decoder,
+        min_area_px=settings.min_area_px,
+        live_waits=lambda: segmenter.waiting > 0,
+    )
+    recomputation = Recomputation(store, registry, side_results, publisher.announce)
+    stack.push_async_callback(recomputation.close)
+
     def on_stored(_files: object) -> None:
         loop.call_soon_threadsafe(pipeline.ring)
         publisher.announce()
@@ -200,7 +215,7 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
         settings=settings.model_dump(
             mode="json", include={"segment", "min_area_px", "magnifications"}
         ),
-        models=ModelDesk(registry, promotion, side),
+        models=ModelDesk(registry, promotion, side, side_results, recomputation),
         jobs=desk,
         ring_jobs=adaptation.ring,
         probes={

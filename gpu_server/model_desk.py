@@ -11,7 +11,9 @@ from gpu_server.golden import Masks, golden_frames, read_masks, self_test, write
 from gpu_server.model_archive import unpack, write_archive
 from gpu_server.model_files import STAGED, UnfitModelError
 from gpu_server.promotion import Promotion
+from gpu_server.recompute import Recomputation
 from gpu_server.registry import Registry
+from gpu_server.side_results import SideResults
 from gpu_server.side_segmenter import SideSegmenter
 
 
@@ -22,6 +24,8 @@ class ModelDesk:
     registry: Registry
     promotion: Promotion
     side: SideSegmenter
+    side_results: SideResults
+    recomputation: Recomputation
 
     async def import_model(self, archive: Path, who: str) -> str:
         """Take a model from an archive, once it has passed its self-test; return its id.

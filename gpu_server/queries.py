@@ -233,6 +233,27 @@ def written_frames(
     return _read_frames(connection, chosen.order_by(*order))
 
 
+def model_frames(
+    connection: sa.Connection,
+    model_id: str,
+    *,
+    session_id: int | None = None,
+    frame_ids: Sequence[int] | None = None,
+) -> list[StoredFrame]:
+    """Return processed frames with the result of one model, whether it counts or not, in order.
+
+    Frames without one have no `result`; rejected frames are left out.
+    """
+    chosen = _frames_select(results.c.model_id == model_id).where(
+        frames.c.state == PROCESSED, frames.c.rejected_at.is_(None)
+    )
+    if session_id is not None:
+        chosen = chosen.where(frames.c.session_id == session_id)
+    if frame_ids is not None:
+        chosen = chosen.where(frames.c.id.in_(frame_ids))
+    return _read_frames(connection, chosen.order_by(frames.c.id))
+
+
 def session_start(connection: sa.Connection, session_id: int) -> float | None:
     """Return when the session's first file was written, Unix time: its time zero."""
     first = sa.select(sa.func.min(files.c.mtime_ns)).where(
@@ -278,8 +299,10 @@ def _session(row: sa.Row, counts: dict[str, tuple[int, int]]) -> StoredSession:
     )
 
 
-def _frames_select() -> sa.Select:
-    counting = sa.and_(results.c.frame_id == frames.c.id, results.c.counts)
+def _frames_select(which: sa.ColumnElement[bool] | None = None) -> sa.Select:
+    """Select frames with one result each: the counting one, or the one that `which` says."""
+    chosen = results.c.counts if which is None else which
+    counting = sa.and_(results.c.frame_id == frames.c.id, chosen)
     return (
         sa.select(
             frames,

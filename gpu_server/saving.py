@@ -81,6 +81,33 @@ def save(connection: sa.Connection, result: SavedResult, *, at: float) -> int:
     return announce(connection, "frame", told, at=at, session_id=frame.session_id)
 
 
+def save_beside(connection: sa.Connection, result: SavedResult, *, at: float) -> bool:
+    """Keep what one more model found in a frame, without letting it count.
+
+    Returns
+    -------
+    bool
+        False where that model has a result already, which stays.
+    """
+    frame = connection.execute(_FRAME, {"frame": result.frame_id}).one()
+    values = {
+        "frame_id": result.frame_id,
+        "session_id": frame.session_id,
+        "model_id": result.model_id,
+        "counts": False,
+        **_figures(result, at=at),
+    }
+    result_id = connection.execute(
+        insert(results)
+        .values(**values)
+        .on_conflict_do_nothing(index_elements=["frame_id", "model_id"])
+        .returning(results.c.id)
+    ).scalar()
+    if result_id is not None:
+        _replace_blobs(connection, result_id, result)
+    return result_id is not None
+
+
 _FRAME = (
     sa.select(
         frames.c.session_id,
@@ -119,6 +146,18 @@ def _upsert(
     values = {
         "session_id": session_id,
         "counts": counts,
+        **_figures(result, at=at),
+    }
+    return connection.execute(
+        insert(results)
+        .values(frame_id=result.frame_id, model_id=result.model_id, **values)
+        .on_conflict_do_update(index_elements=["frame_id", "model_id"], set_=values)
+        .returning(results.c.id)
+    ).scalar_one()
+
+
+def _figures(result: SavedResult, *, at: float) -> dict[str, object]:
+    return {
         "saved_at": at,
         "particle_count": result.summary["particles"],
         "counted_count": result.summary["counted"],
@@ -127,12 +166,6 @@ def _upsert(
         "timings": dict(result.timings),
         "diameters": result.diameters,
     }
-    return connection.execute(
-        insert(results)
-        .values(frame_id=result.frame_id, model_id=result.model_id, **values)
-        .on_conflict_do_update(index_elements=["frame_id", "model_id"], set_=values)
-        .returning(results.c.id)
-    ).scalar_one()
 
 
 def _replace_blobs(

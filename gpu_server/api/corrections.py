@@ -7,9 +7,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import APIRouter, Body, Depends, Path
 
+from emcopilot.errors import EMcopilotError
 from emcopilot.messages import CalibrationRequest, Changed
+from emcopilot.model_messages import ReprocessRequest
+from gpu_server.api.models import desk, refused
 from gpu_server.api.problems import PROBLEM_RESPONSES
 from gpu_server.api.results import Id
 from gpu_server.api.services import Services, ServicesDep, known_frame
@@ -91,13 +94,34 @@ async def calibrate(
 
 @router.post("/sessions/{session_id}/reprocess")
 async def reprocess_session(
-    services: ServicesDep, who: Operator, session_id: Id
+    services: ServicesDep,
+    who: Operator,
+    session_id: Id,
+    request: Annotated[ReprocessRequest | None, Body()] = None,
 ) -> Changed:
-    """Process every frame of a session again, quarantined ones too."""
+    """Process every frame of a session again, quarantined ones too.
+
+    With a `model_id` that model computes the session in the background instead, beside what is
+    there: nothing else changes, and `GET` tells how far it is.
+    """
+    if request and request.model_id:
+        return await _recompute(services, session_id, request.model_id, who.name)
     event = await asyncio.to_thread(
         services.store.reprocess_session, session_id, who.name
     )
     services.ring()
+    services.publisher.announce()
+    return Changed(event=event)
+
+
+async def _recompute(
+    services: Services, session_id: int, model_id: str, who: str
+) -> Changed:
+    recomputation = desk(services).recomputation
+    try:
+        event = await recomputation.start(session_id, model_id, who)
+    except EMcopilotError as error:
+        raise refused(error) from error
     services.publisher.announce()
     return Changed(event=event)
 

@@ -40,6 +40,7 @@ from gpu_server.promotion import (
     needs_override,
 )
 from gpu_server.promotion_rows import Change
+from gpu_server.recompute import FullError
 from gpu_server.registry import InUseError, StoredModel
 from gpu_server.tables import results
 
@@ -59,6 +60,7 @@ _REFUSALS: tuple[tuple[type[EMcopilotError], int, str, str], ...] = (
         'send {"override": true, "reason": "..."}',
     ),
     (NothingToUndoError, 409, "Nothing to roll back", "promote the model you want"),
+    (FullError, 409, "Too many sessions wait", "try again when one is done"),
     (InUseError, 409, "The model is needed", "promote another model first"),
     (UnfitModelError, 422, "Not a working model", "export it again, or use another"),
 )
