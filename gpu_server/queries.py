@@ -168,6 +168,18 @@ def frame_at(
     return None
 
 
+def latest_frame(connection: sa.Connection) -> StoredFrame | None:
+    """Return the frame whose result was saved last, of any session."""
+    newest = (
+        sa.select(results.c.frame_id)
+        .where(results.c.counts)
+        .order_by(results.c.id.desc())
+        .limit(1)
+    )
+    frame_id = connection.execute(newest).scalar()
+    return None if frame_id is None else frame(connection, frame_id)
+
+
 def last_number(connection: sa.Connection, session_id: int) -> int:
     """Return the number of a session's newest frame; 0 without any."""
     newest = sa.select(sa.func.max(frames.c.number)).where(
