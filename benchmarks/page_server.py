@@ -18,11 +18,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 import tifffile
 import uvicorn
 from fastapi import FastAPI
 
 from emcopilot.decode import Frame
+from gpu_server import tables
 from gpu_server.api import (
     agents,
     corrections,
@@ -103,22 +105,73 @@ def _ellipse(
 
 
 def fill(
-    store: Store, frames: int, size: int, particles: int, folder: str = "film"
+    store: Store,
+    frames: int,
+    size: int,
+    particles: int,
+    *,
+    folder: str = "film",
+    pixel_size_nm: float | None = PIXEL_SIZE_NM,
+    first: int = 1,
 ) -> list[LiveFrame]:
     """Store and measure drawn frames of one session; return them as viewers see them."""
     shown: list[LiveFrame] = []
-    agent_id = store.enrol_agent("k" * 40, "titan", "scope-pc")
-    for number in range(1, frames + 1):
-        mean_px = size / 60 * (1 + 0.4 * number / frames)
-        counts, probability = drawn(size, particles, number, mean_px)
-        _deliver(store, agent_id, counts, number, folder)
+    agent_id = _agent(store)
+    for seq in range(first, first + frames):
+        mean_px = size / 60 * (1 + 0.4 * (seq - first) / frames)
+        counts, probability = drawn(size, particles, seq, mean_px)
+        _deliver(store, agent_id, counts, seq, folder)
         leased = store.lease_frame()
-        assert leased is not None
-        frame = Frame(counts, (PIXEL_SIZE_NM, PIXEL_SIZE_NM), "metadata")
+        assert leased is not None, "a frame was delivered just now"
+        frame = Frame(counts, None, None)
+        if pixel_size_nm:
+            frame = Frame(counts, (pixel_size_nm, pixel_size_nm), "metadata")
         found = measure(frame, Segmentation(probability, MODEL, 0.3, "cpu"))
         store.save_result(result_row(leased, found, {}))
         shown.append(live_frame(leased, found))
     return shown
+
+
+def _agent(store: Store) -> int:
+    key = "k" * 40
+    known = store.enrolled_agent(key)
+    return known.id if known else store.enrol_agent(key, "titan", "scope-pc")
+
+
+def lengthen(store: Store, frames: int) -> None:
+    """Make the session `frames` long by copies of its first frame's rows, 2 s apart."""
+    rng = np.random.default_rng(1)
+    with store.database.write() as connection:
+        file, frame, result, blob = (
+            dict(connection.execute(sa.select(table).limit(1)).mappings().one())
+            for table in (
+                tables.files,
+                tables.frames,
+                tables.results,
+                tables.result_blobs,
+            )
+        )
+        sizes = np.frombuffer(result["diameters"], "<f4")
+        begun = connection.execute(sa.select(sa.func.max(tables.frames.c.id))).scalar()
+
+        def copies(n: int) -> dict[sa.Table, dict[str, object]]:
+            grown = sizes * (1 + n / frames + 0.05 * rng.normal())
+            written_ns = file["mtime_ns"] + 2 * n * 10**9
+            name = f"film/frame_{n:06}.tif"
+            new_file = {"id": n, "seq": n, "source_key": name, "mtime_ns": written_ns}
+            diameters = grown.astype("<f4").tobytes()
+            new_result = {"id": n, "frame_id": n, "diameters": diameters}
+            return {
+                tables.files: file | new_file,
+                tables.frames: frame | {"id": n, "file_id": n, "number": n},
+                tables.results: result | new_result,
+                tables.result_blobs: blob | {"result_id": n},
+            }
+
+        for start in range((begun or 0) + 1, frames + 1, 5000):
+            rows = [copies(n) for n in range(start, min(start + 5000, frames + 1))]
+            for table in rows[0]:
+                connection.execute(table.insert(), [row[table] for row in rows])
 
 
 def _deliver(
@@ -209,6 +262,8 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=300)
     parser.add_argument("--fps", type=float, default=10.0, help="0 shows the last one")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--second", help="name of another session, without pixel size")
+    parser.add_argument("--long", type=int, help="lengthen the session to that many")
     options = parser.parse_args()
     is_new = not (options.folder / "emcopilot.db").exists()
     with Store(options.folder) as store:
@@ -217,6 +272,13 @@ def main() -> None:
             if is_new
             else []
         )
+        if options.second and is_new:
+            fill(
+                store, 3, options.size, options.particles,
+                folder=options.second, pixel_size_nm=None, first=options.frames + 1,
+            )  # fmt: skip
+        if options.long and is_new:
+            lengthen(store, options.long)
         app = create_app(store, shown, options.fps)
         server = uvicorn.Server(
             uvicorn.Config(
@@ -240,7 +302,8 @@ async def _serve(server: uvicorn.Server, code: str) -> None:
         await asyncio.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    print(json.dumps({"url": url, "login": f"{url}/login?code={code}"}), flush=True)
+    said = {"url": url, "login": f"{url}/login?code={code}"}
+    print(json.dumps(said), flush=True)
     await serving
 
 

@@ -115,17 +115,6 @@ def next_upload(connection: sa.Connection, *, at: float) -> tuple[int, int]:
     return agent_id, (connection.execute(last).scalar() or 0) + 1
 
 
-def file_named(connection: sa.Connection, agent_id: int, source_key: str) -> int:
-    """Return the id of the file that counts under a name."""
-    return connection.execute(
-        sa.select(files.c.id).where(
-            files.c.agent_id == agent_id,
-            files.c.source_key == source_key,
-            files.c.superseded_by.is_(None),
-        )
-    ).scalar_one()
-
-
 def record_gone(
     connection: sa.Connection,
     agent_id: int,

@@ -160,10 +160,7 @@ class Store:
             intake.record_gone(connection, agent_id, journal, items, at=self._wall())
 
     def record_upload(self, session: str, name: str, *, sha256: str, size: int) -> int:
-        """Record a file sent over REST, whose bytes are on disk; return the file's id.
-
-        The same bytes under the same name once more are the file that there is already.
-        """
+        """Record a file sent over REST, whose bytes are on disk; return the file's id."""
         with self.database.write() as connection:
             at = self._wall()
             agent_id, seq = intake.next_upload(connection, at=at)
@@ -180,8 +177,7 @@ class Store:
                 received_at=at,
             )
             file_id = intake.record_file(connection, file, at=at)
-            if file_id is None:
-                file_id = intake.file_named(connection, agent_id, file.source_key)
+        assert file_id is not None, "a fresh seq is never a repeat"
         return file_id
 
     # Frames being processed

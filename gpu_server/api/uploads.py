@@ -37,8 +37,8 @@ async def upload(
 ) -> UploadAnswer:
     """Store one image file, the raw body, in a session of uploads; its frames are queued.
 
-    The answer comes once the file is on disk and committed. The same file sent twice under
-    the same name is one file; other bytes under that name replace it, as an agent's would.
+    The answer comes once the file is on disk and committed. A file sent twice is meant twice:
+    it becomes two frames.
     """
     plain_session, plain_name = _plain(session), _plain(name)
     part = services.scratch_dir / f"{uuid.uuid4().hex}.part"
