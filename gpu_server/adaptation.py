@@ -20,7 +20,7 @@ from emcopilot.errors import AdaptationError, EMcopilotError, StoreError
 from emcopilot.job_progress import JobReport
 from gpu_server import job_folders, job_rows, jobs
 from gpu_server.config import AdaptationSettings
-from gpu_server.domains import reservoir_frames
+from gpu_server.domains import domain, reservoir_frames
 from gpu_server.job_desk import JobDesk
 from gpu_server.job_rows import Job
 from gpu_server.jobs import Standing
@@ -156,12 +156,14 @@ class Adaptation:
         with self._store.read() as connection:
             chosen = reservoir_frames(connection, job.domain_id, job.frame_count)
             live = self._registry.live(connection)
+            named = domain(connection, job.domain_id)
         other = live if live not in (None, job.start_model) else None
         return job_folders.Places(
             chosen,
             self._store.blob_path,
             start,
             self._registry.folder(other) if other else None,
+            named.name if named else f"domain {job.domain_id}",
         )
 
     async def _train(self, folder: Path, job: Job) -> Answer:

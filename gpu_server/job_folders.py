@@ -40,7 +40,8 @@ STATE_BYTES = {
 """What a job of a preset leaves at most while it runs: twice the largest GAN's state, for it is
 replaced whole (24 to 1,252 MB counted from parameters, for fp32 weights and two moments), or
 NPsSegNet's, 18 times its 52 MB; and the sets of frames."""
-_MODEL_FILES = ("card.json", "model.safetensors", "look.safetensors", "replay.npz")
+_MODEL_FILES = ("card.json", "model.safetensors", "seen.safetensors", "replay.npz")
+_LONGEST_NAME = 200
 _MODELS_KEPT = 3
 """Start, live and candidate."""
 
@@ -62,6 +63,8 @@ class Places:
     start: Path
     live: Path | None
     """The live model's folder, where it is another."""
+    domain: str
+    """What it is called."""
 
 
 async def lay_out(
@@ -104,7 +107,13 @@ async def lay_out(
         chosen = await asyncio.to_thread(_choice, folder, found.frames)
         await _write_frames(folder / FRAMES, chosen, found.blob_path, decoder, pause)
         await asyncio.to_thread(_copy_models, folder, found)
-        text = job_toml(job, overrides, device=device, has_live=found.live is not None)
+        text = job_toml(
+            job,
+            overrides,
+            device=device,
+            domain=found.domain,
+            has_live=found.live is not None,
+        )
         await asyncio.to_thread(_replace, folder / JOB_FILE, text.encode())
     except OSError as error:
         raise AdaptationError(
@@ -113,12 +122,18 @@ async def lay_out(
 
 
 def job_toml(
-    job: Job, overrides: Mapping[str, object], *, device: str, has_live: bool
+    job: Job,
+    overrides: Mapping[str, object],
+    *,
+    device: str,
+    domain: str = "",
+    has_live: bool = False,
 ) -> str:
     """Return a job's settings as TOML, with places relative to its folder."""
     settings: dict[str, object] = {
         "frames": FRAMES,
         "out": OUT,
+        "domain": domain[:_LONGEST_NAME],
         "preset": job.preset,
         "model": START,
         "most_frames": job.frame_count,
@@ -131,13 +146,14 @@ def job_toml(
 
 
 def _toml(prefix: str, table: Mapping[str, object]) -> list[str]:
-    """Return a table's lines; JSON's way with plain values is TOML's."""
+    """Return a table's lines; JSON's way with plain values is TOML's, but for one sign."""
     lines: list[str] = []
     for key, value in table.items():
         if isinstance(value, Mapping):
             lines += _toml(f"{prefix}{key}.", {str(k): v for k, v in value.items()})
         elif value is not None:
-            lines.append(f"{prefix}{key} = {json.dumps(value)}")
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{prefix}{key} = {text}")
     return lines
 
 

@@ -1,0 +1,134 @@
+"""A job's folder holds all that it needs, whole or not at all."""
+
+import asyncio
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from emcopilot.decode import Frame, open_frames
+from emcopilot.errors import AdaptationError, DecodeError
+from gpu_server import job_folders
+from gpu_server.domains import reservoir_frames
+from gpu_server.job_folders import Places, job_toml, lay_out
+from gpu_server.job_rows import Job
+
+ODD = '"odd" \\ \x7f \u00e5 \U0001f52c name'
+
+
+class Decoder:
+    """Decodes in process: the frames are our own."""
+
+    def __init__(self, broken: int = 0) -> None:
+        self.broken, self.asked = broken, 0
+
+    async def decode(self, path: Path, name: str, page: int) -> Frame:
+        self.asked += 1
+        if self.asked <= self.broken:
+            raise DecodeError(f"{name} is torn")
+        with open_frames(path, name) as file:
+            return file.read(page)
+
+
+async def at_once() -> None:
+    return None
+
+
+def laid_out(job_lab, job: Job, folder: Path, decoder: Decoder, **given) -> None:
+    def places() -> Places:
+        with job_lab.store.read() as connection:
+            chosen = reservoir_frames(connection, job.domain_id, job.frame_count)
+        start = job_lab.registry.folder("a")
+        return Places(chosen, job_lab.store.blob_path, start, None, "a domain")
+
+    wanted = {"overrides": {}, "device": "cpu", "pause": at_once} | given
+    asyncio.run(lay_out(folder, job, places, decoder, **wanted))
+
+
+def ordered(job_lab, frames: int = 8) -> Job:
+    return job_lab.desk.order(job_lab.add_domain(frames), "ada", preset="quick")
+
+
+def test_a_folder_holds_frames_in_their_own_type_and_the_model(
+    job_lab, tmp_path: Path
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    laid_out(job_lab, job, folder, Decoder())
+    files = sorted((folder / "frames").iterdir())
+    assert len(files) == 8
+    pixels = tifffile.imread(files[0])
+    assert (pixels.dtype, pixels.max()) == (np.uint16, 1000)
+    assert {path.name for path in (folder / "start").iterdir()} == {
+        "card.json", "model.safetensors",
+    }  # fmt: skip
+    said = tomllib.loads((folder / "job.toml").read_text())
+    assert (said["frames"], said["out"], said["model"]) == ("frames", "out", "start")
+    assert (said["preset"], said["most_frames"], said["domain"]) == (
+        "quick", 8, "a domain",
+    )  # fmt: skip
+
+
+def test_what_is_there_is_not_made_again(job_lab, tmp_path: Path) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    laid_out(job_lab, job, folder, Decoder())
+    again = Decoder()
+    laid_out(job_lab, job, folder, again)
+    assert again.asked == 0
+
+
+def test_a_stop_in_between_goes_on_with_the_frames_chosen_first(
+    job_lab, tmp_path: Path
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    left = [3]
+
+    async def stop_at_the_fourth() -> None:
+        if not left[0]:
+            raise AdaptationError("cancelled")
+        left[0] -= 1
+
+    with pytest.raises(AdaptationError, match="cancelled"):
+        laid_out(job_lab, job, folder, Decoder(), pause=stop_at_the_fourth)
+    assert not (folder / "job.toml").exists()
+    job_lab.store.reject_frame(1, "ada")  # the reservoir changes meanwhile
+    rest = Decoder()
+    laid_out(job_lab, job, folder, rest)
+    assert rest.asked == 5
+    assert len(list((folder / "frames").glob("*.tif"))) == 8
+
+
+def test_frames_that_cannot_be_read_are_left_out_until_too_few_are_left(
+    job_lab, tmp_path: Path
+) -> None:
+    job = ordered(job_lab)
+    laid_out(job_lab, job, tmp_path / "one", Decoder(broken=1))
+    assert len(list((tmp_path / "one" / "frames").iterdir())) == 7
+    with pytest.raises(AdaptationError, match=r"6 frames .* expected 7 .*torn"):
+        laid_out(job_lab, job, tmp_path / "two", Decoder(broken=2))
+
+
+def test_a_choice_that_somebody_edited_is_refused(job_lab, tmp_path: Path) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    folder.mkdir()
+    (folder / job_folders.CHOICE_FILE).write_text(json.dumps([{"frame": 1}]))
+    with pytest.raises(AdaptationError, match="somebody changed it"):
+        laid_out(job_lab, job, folder, Decoder())
+
+
+def test_a_folder_that_cannot_be_written_is_said(job_lab, tmp_path: Path) -> None:
+    (tmp_path / "job").write_text("in the way")
+    with pytest.raises(AdaptationError, match="free some room"):
+        laid_out(job_lab, ordered(job_lab), tmp_path / "job", Decoder())
+
+
+def test_overrides_lie_over_the_preset_of_the_job(job_lab) -> None:
+    over = {"rough": "classical", "pix2pix": {"steps": 3, "weights": {"gan": 0.5}}}
+    text = job_toml(ordered(job_lab), over, device="cpu", domain=ODD)
+    said = tomllib.loads(text)
+    assert said["rough"] == "classical"
+    assert said["pix2pix"] == {"steps": 3, "weights": {"gan": 0.5}}
+    assert said["domain"] == ODD
+    assert "incumbent" not in said

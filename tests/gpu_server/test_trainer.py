@@ -1,0 +1,65 @@
+"""The real process of a job: what it answers, and how it ends."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from emcopilot.job_progress import CANCEL_FILE
+from gpu_server.config import AdaptationSettings
+from gpu_server.trainer import Answer, Trainer
+
+SETTINGS = AdaptationSettings(device="cpu", priority="normal", memory_bytes=0)
+
+
+async def run_to_the_end(folder: Path) -> Answer | None:
+    async with Trainer(folder, SETTINGS) as trainer:
+        return await trainer.ended(100)
+
+
+def test_a_job_that_cannot_be_done_says_why_and_a_foreign_module_is_not_run(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "job.toml").write_text('frames = "frames"\nout = "out"\nrugh = "sam"\n')
+    (tmp_path / "models.py").write_text("print('foreign')")
+    answer = asyncio.run(run_to_the_end(tmp_path))
+    assert answer is not None
+    assert answer.state == "failed"
+    assert "rugh" in answer.reason
+    assert "did you mean 'rough'" in answer.reason
+
+
+def test_one_that_is_killed_is_dead_with_its_last_words(tmp_path: Path) -> None:
+    async def scene() -> Answer | None:
+        (tmp_path / "job.toml").write_text('frames = "f"\nout = "out"\n')
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / CANCEL_FILE).touch()  # an old wish: it holds no more
+        async with Trainer(tmp_path, SETTINGS) as trainer:
+            assert not (tmp_path / "out" / CANCEL_FILE).exists()
+            assert await trainer.ended(0.05) is None
+            (tmp_path / "trainer.log").write_text("line one\nlast line\n")
+            trainer.cancel(0.0)
+            began = time.monotonic()
+            answer = await trainer.ended(30)
+            assert time.monotonic() - began < 20
+            assert (tmp_path / "out" / CANCEL_FILE).exists()
+            return answer
+
+    answer = asyncio.run(scene())
+    assert answer is not None
+    assert answer.state == "died"
+    assert "signal 15" in answer.reason
+    assert "last line" in answer.reason
+
+
+def test_leaving_ends_the_process(tmp_path: Path) -> None:
+    async def scene() -> int:
+        (tmp_path / "job.toml").write_text("")
+        async with Trainer(tmp_path, SETTINGS) as trainer:
+            return trainer.group
+
+    group = asyncio.run(scene())
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
