@@ -207,19 +207,29 @@ class OneShot:
         raise NotImplementedError("the network is left out of this measurement")
 
 
-async def replay(publisher: Publisher, shown: list[LiveFrame], fps: float) -> None:
-    """Publish the frames over and over, as the pipeline would."""
+async def replay(
+    publisher: Publisher, shown: list[LiveFrame], fps: float, log: Path | None
+) -> None:
+    """Publish the frames over and over, as the pipeline would; log when, by number."""
+    if not fps or not shown:
+        return
     period_s, due = 1.0 / fps, time.monotonic()
     number = 0
-    while fps:
+    while True:
         publisher.publish(shown[number % len(shown)])
+        if log:
+            with log.open("a") as lines:
+                # The first was published before: a viewer counts it as number 1.
+                lines.write(f"{number + 2} {time.time():.4f}\n")
         publisher.announce()
         number += 1
         due += period_s
         await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
-def create_app(store: Store, shown: list[LiveFrame], fps: float) -> FastAPI:
+def create_app(
+    store: Store, shown: list[LiveFrame], fps: float, log: Path | None = None
+) -> FastAPI:
     """Return the page's own routes over a store."""
 
     @asynccontextmanager
@@ -235,7 +245,7 @@ def create_app(store: Store, shown: list[LiveFrame], fps: float) -> FastAPI:
             app.state.segmenter = IdleNetwork()
             if shown:
                 publisher.publish(shown[-1])
-            playing = asyncio.create_task(replay(publisher, shown, fps))
+            playing = asyncio.create_task(replay(publisher, shown, fps, log))
             yield
             playing.cancel()
             publisher.close()
@@ -262,6 +272,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=300)
     parser.add_argument("--fps", type=float, default=10.0, help="0 shows the last one")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--log", type=_file, help="note when which frame is published")
     parser.add_argument("--second", help="name of another session, without pixel size")
     parser.add_argument("--long", type=int, help="lengthen the session to that many")
     options = parser.parse_args()
@@ -279,7 +290,7 @@ def main() -> None:
             )  # fmt: skip
         if options.long and is_new:
             lengthen(store, options.long)
-        app = create_app(store, shown, options.fps)
+        app = create_app(store, shown, options.fps, options.log)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -292,6 +303,10 @@ def main() -> None:
         )
         code = Tokens(store.database).new_login_code("admin", name="bench")
         asyncio.run(_serve(server, code))
+
+
+def _file(name: str) -> Path | None:
+    return Path(name) if name else None
 
 
 async def _serve(server: uvicorn.Server, code: str) -> None:
