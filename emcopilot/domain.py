@@ -80,6 +80,27 @@ def left_out_distances(
     groups : int array, shape (N,), optional
         Looks of one group, such as views of one frame, do not count as others.
     """
+    apart = _apart(looks, groups)
+    count = max(1, min(NEIGHBOURS, len(looks) - 1))
+    return np.partition(apart, count - 1, axis=1)[:, :count].mean(1)
+
+
+def left_out_ratios(
+    looks: LooksArray, reach: NDArray[np.float32], groups: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return each look's mean distance to the nearest others in their reaches, shape (N,).
+
+    Parameters are those of `left_out_distances`; `reach` is one number a look, shape (N,).
+    """
+    apart = _apart(looks, groups)
+    count = max(1, min(NEIGHBOURS, len(looks) - 1))
+    near = np.argpartition(apart, count - 1, axis=1)[:, :count]
+    distance = np.take_along_axis(apart, near, axis=1).mean(1)
+    return distance / reach[near].mean(1)
+
+
+def _apart(looks: LooksArray, groups: NDArray[np.intp] | None) -> NDArray[np.float64]:
+    """Return distances between all looks (N, N); within a group they are infinite."""
     places = looks[:, :NETWORK_WIDTH].astype(np.float64)
     squares = np.square(places).sum(1)
     apart = np.sqrt(
@@ -88,8 +109,7 @@ def left_out_distances(
     if groups is None:
         groups = np.arange(len(looks))
     apart[groups[:, None] == groups[None]] = np.inf
-    count = min(NEIGHBOURS, len(looks) - 1)
-    return np.partition(apart, count - 1, axis=1)[:, :count].mean(1)
+    return apart
 
 
 def domain_scale(looks: LooksArray) -> float:

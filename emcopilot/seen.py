@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from emcopilot.domain import LooksArray, column, nearest
+from emcopilot.domain import NEIGHBOURS, LooksArray, column
 from emcopilot.errors import ModelError
-from emcopilot.frame_look import LOOK_WIDTH, FrameLook
+from emcopilot.frame_look import LOOK_WIDTH, NETWORK_WIDTH, FrameLook
 
 SEEN_FILE = "seen.safetensors"
 _LARGEST_BYTES = 64 * 2**20
@@ -26,15 +27,23 @@ class Seen:
     """Whose features the looks are; looks of another network do not compare."""
     looks: LooksArray
     """float32, shape (N, LOOK_WIDTH): a choice of training frames."""
+    reach: NDArray[np.float32]
+    """Shape (N,): how far each look lies from the nearest of other frames. What was trained on is
+    dense here and sparse there; a step out of the dense part is a shift, one between two odd
+    frames is none."""
     scale: float
-    """Distance to the nearest others within which 95 of 100 training frames lie."""
+    """Distance, in reaches, to the nearest others within which 95 of 100 training frames lie."""
     doubt: float | None = None
     """Doubtful share below which the model stays on 95 of 100 frames that it knows; None: not
     measured."""
 
     def distance(self, look: FrameLook) -> float:
         """Return how far a look is from all that was trained on; 1 is the farthest of that."""
-        return nearest(look, self.looks) / self.scale
+        others = self.looks[:, :NETWORK_WIDTH]
+        apart = np.linalg.norm(others - look.network, axis=1)
+        count = min(NEIGHBOURS, len(apart))
+        near = np.argpartition(apart, count - 1)[:count]
+        return float(apart[near].mean() / self.reach[near].mean() / self.scale)
 
     def usual(self, statistic: str) -> tuple[float, float, float]:
         """Return the 2nd, 50th and 98th percentile of a statistic over what was trained on."""
@@ -45,7 +54,10 @@ class Seen:
         """Write the file in one step."""
         note = {"features": self.features, "scale": self.scale, "doubt": self.doubt}
         content = save(
-            {"looks": self.looks.astype(np.float32)},
+            {
+                "looks": self.looks.astype(np.float32),
+                "reach": self.reach.astype(np.float32),
+            },
             {"version": _VERSION, "note": json.dumps(note)},
         )
         part = path.with_suffix(".part")
@@ -65,13 +77,16 @@ class Seen:
             if path.stat().st_size > _LARGEST_BYTES:
                 raise ValueError(f"{path.stat().st_size} bytes are too many")
             content = path.read_bytes()
-            looks = load(content)["looks"]
+            arrays = load(content)
+            looks, reach = arrays["looks"], arrays["reach"]
             length = int.from_bytes(content[:8], "little")
             note = json.loads(
                 json.loads(content[8 : 8 + length])["__metadata__"]["note"]
             )
             features, scale, doubt = note["features"], note["scale"], note["doubt"]
-            seen = cls(str(features), looks, float(scale), doubt and float(doubt))
+            seen = cls(
+                str(features), looks, reach, float(scale), doubt and float(doubt)
+            )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ModelError(
                 f"cannot read what the model was trained on from {path}: {error}; without the "
@@ -83,13 +98,15 @@ class Seen:
             and looks.dtype == np.float32
             and len(looks) > 0
             and bool(np.isfinite(looks).all())
+            and reach.shape == (len(looks),)
+            and bool((np.isfinite(reach) & (reach > 0)).all())
             and np.isfinite(seen.scale)
             and seen.scale > 0
         )
         if not is_right:
             raise ModelError(
                 f"{path} holds looks of shape {looks.shape} and scale {seen.scale}, expected "
-                f"finite (N, {LOOK_WIDTH}) float32 and more than 0; make it anew"
+                f"finite (N, {LOOK_WIDTH}) float32, reaches (N,) and scale beyond 0; make it anew"
             )
         return seen
 

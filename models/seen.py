@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emcopilot.confidence import doubtful_share
-from emcopilot.domain import left_out_distances, stacked
+from emcopilot.domain import (
+    USUAL_SCALE,
+    LooksArray,
+    left_out_distances,
+    left_out_ratios,
+    stacked,
+)
 from emcopilot.errors import DecodeError, EMcopilotError, ModelError
 from emcopilot.frame_look import FrameLook, ruined
 from emcopilot.seen import SEEN_FILE, Seen
@@ -25,6 +31,10 @@ MOST_LOOKS = 1000
 """Kept of what was trained on: 120 kB."""
 _DOUBT_FRAMES, _CANDIDATE_DOUBT_FRAMES = 40, 10
 _QUANTILE = 0.95
+_REACHES = (0.5, 0.9)
+"""Quantiles that bound how far looks reach: odd frames would reach over everything."""
+_LEAST_REACH = 0.6 * USUAL_SCALE
+"""Frames of one film lie closer together than those that it may become."""
 _LEAST_PARTICLE_SHARE = 0.002
 """Of a frame: below, the doubtful share hangs on a few pixels."""
 
@@ -74,20 +84,44 @@ def seen_of(
         raise ModelError(f"none of {len(frames)} training frames has a look")
     ours = stacked(looks)
     of_frame = np.array(groups)
-    if before is not None and before.features == looker.features:
-        ours = np.concatenate([before.looks, ours])
-        of_frame = np.concatenate([-1 - np.arange(len(before.looks)), of_frame])
-    chosen = _spread(len(ours), MOST_LOOKS)
-    ours, of_frame = ours[chosen], of_frame[chosen]
-    scale = float(np.quantile(left_out_distances(ours, of_frame), _QUANTILE))
-    if (
-        before is not None
-    ):  # a narrow domain on top does not make the model know less around
-        scale = max(scale, before.scale)
     doubt = _doubt(frames, segment, doubt_frames) if segment else None
-    if before is not None and before.doubt is not None:
-        doubt = max(doubt or 0.0, before.doubt)
-    return Seen(looker.features, ours, max(scale, 1e-3), doubt)
+    chosen = _spread(len(ours), MOST_LOOKS)
+    seen = _scaled(looker.features, ours[chosen], of_frame[chosen], doubt)
+    if before is None or before.features != seen.features:
+        return seen
+    return _joined(before, seen)
+
+
+def _scaled(
+    features: str, looks: LooksArray, groups: NDArray[np.intp], doubt: float | None
+) -> Seen:
+    apart = left_out_distances(looks, groups)
+    apart[~np.isfinite(apart)] = USUAL_SCALE  # one frame alone has no others
+    low, high = (max(float(q), _LEAST_REACH) for q in np.quantile(apart, _REACHES))
+    reach = np.clip(apart, low, high)
+    reach = reach.astype(np.float32)
+    ratios = left_out_ratios(looks, reach, groups)
+    ratios = ratios[np.isfinite(ratios)]
+    scale = float(np.quantile(ratios, _QUANTILE)) if len(ratios) else 1.0
+    return Seen(features, looks, reach, max(scale, 1.0), doubt)
+
+
+def _joined(before: Seen, ours: Seen) -> Seen:
+    """Return what the incumbent knew and a domain on top, which makes it know no less around.
+
+    A domain's frames lie close together: its reach is no less than what is usual of one.
+    """
+    looks = np.concatenate([before.looks, ours.looks])
+    reach = np.concatenate([before.reach, np.maximum(ours.reach, USUAL_SCALE)])
+    chosen = _spread(len(looks), MOST_LOOKS)
+    doubts = [one.doubt for one in (before, ours) if one.doubt is not None]
+    return Seen(
+        before.features,
+        looks[chosen],
+        reach[chosen].astype(np.float32),
+        before.scale,
+        max(doubts, default=None),
+    )
 
 
 def write_candidate_seen(

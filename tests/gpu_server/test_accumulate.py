@@ -109,7 +109,7 @@ def seen_haadf(tmp_path) -> Path:
     """What a model that saw HAADF alone was trained on."""
     shown = [look(0, 10_000 + n, HAADF).vector for n in range(60)]
     path = tmp_path / SEEN_FILE
-    Seen("net", np.stack(shown), 3.0, 0.2).write(path)
+    Seen("net", np.stack(shown), np.ones(60, np.float32), 3.0, 0.2).write(path)
     return path
 
 

@@ -23,7 +23,8 @@ def look(place: float = 0.0, number: int = 0, polarity: float = 0.4) -> FrameLoo
     return FrameLook(vector)
 
 
-SEEN = Seen("net", np.stack([look(0, 900 + n).vector for n in range(50)]), 3.0, 0.2)
+SHOWN = np.stack([look(0, 900 + n).vector for n in range(50)])
+SEEN = Seen("net", SHOWN, np.ones(50, np.float32), 3.0, 0.2)
 
 
 def show(
