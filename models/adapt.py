@@ -8,50 +8,43 @@ becomes a model only at the end: nothing half-written is a candidate.
 Source: Yuan et al., npj Comput. Mater. 2025, doi 10.1038/s41524-025-01800-5.
 """
 
-import argparse
-import json
-import logging
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from emcopilot.errors import ConfigError, EMcopilotError
 from emcopilot.simulate import random_scene, render_micrograph
 from models import checkpoint
 from models.adapt_evaluate import Outcome, evaluate
-from models.adapt_report import write_report
-from models.adapt_settings import PRESETS, AdaptSettings, chosen_job
+from models.adapt_report import FIGURES_FILE, PICTURE_FILE, write_report
+from models.adapt_settings import AdaptSettings
 from models.augmentation import Source
-from models.background import bound_memory, die_with_parent, step_back
 from models.checkpoint import ModelCard
 from models.cyclegan import train_cyclegan
 from models.datasets import LabelledFrame, label
-from models.domain import Domain, open_domain
+from models.domain import Domain, network_cut, open_domain
 from models.domain_frames import frame_files
 from models.gan_judges import judge_of_painting, judge_of_translation
 from models.gan_networks import Generator
 from models.image_metrics import Features, encoder_features, inception_features
-from models.job_clock import JobClock, expected_s
-from models.job_folder import kept, opened
+from models.job_folder import content_of, kept, opened
 from models.mask_statistics import MaskStatistics
 from models.pix2pix import train_pix2pix
+from models.replay import REPLAY_FILE, keep_replay
 from models.samples import SAMPLES, show_sample
 from models.seen import write_candidate_seen
 from models.synthesise import first_generation, second_generation
 from models.train_segmenter import train
 from models.train_settings import Recipe
 from models.training import named_device
-from models.watch import Cancelled, FileWatch, LogWatch, Watch
+from models.watch import Cancelled, LogWatch, Watch
 
 HELD_OUT = 0.1
 """Of the synthetic set: not trained on, for the curves and the candidate's own score."""
 REHEARSED = 48
 """Simulated frames against forgetting: some seconds to draw."""
-OK, FAILED, BAD_USAGE = 0, 1, 2
 
 
 def adapt(job: AdaptSettings, watch: Watch | None = None) -> ModelCard:
@@ -87,7 +80,9 @@ def adapt(job: AdaptSettings, watch: Watch | None = None) -> ModelCard:
             directory = folder / f"round-{number}"
             trained, outcome = one_round(job, files, str(trained), directory, watch)
         write_candidate_seen(folder, trained, job.model, files)
-        return _become_candidate(folder, trained, outcome)
+        card = _become_candidate(folder, trained, outcome)
+        watch.report("evaluate", 1, 1)
+        return card
 
 
 def one_round(
@@ -157,11 +152,18 @@ def one_round(
         first=first,
         second=second,
         unseen=second[:held_out],
-        incumbent=job.model,
+        incumbent=job.incumbent or job.model,
         candidate=trained,
         device=job.device,
     )
     write_report(directory, domain, first, second, outcome, device=job.device)
+    keep_replay(
+        directory / REPLAY_FILE,
+        job.incumbent or job.model,
+        job.domain or f"frames {content_of(files)[:8]}",
+        domain.named_held_back,
+        network_cut(trained, job.device),
+    )
     return trained, outcome
 
 
@@ -239,119 +241,14 @@ def _become_candidate(folder: Path, trained: Path, outcome: Outcome) -> ModelCar
     card = checkpoint.load(trained)[1]
     data = {**card.data, "verdict": outcome.as_json()}
     shutil.copy(trained / checkpoint.WEIGHTS_FILE, folder / checkpoint.WEIGHTS_FILE)
+    for name in (FIGURES_FILE, PICTURE_FILE, REPLAY_FILE):
+        shutil.copy(trained.parent / name, folder / name)
     card = card.model_copy(update={"data": data})
     checkpoint.write_card(folder, card)
     return card
 
 
-def main(argv: list[str]) -> int:
-    """Run `emcopilot adapt`."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if options.job is None and not (options.frames and options.out):
-        parser.error("give --frames and --out, or a TOML file that names them")
-    given = {
-        key: value for key, value in vars(options).items() if key not in _NO_SETTINGS
-    }
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if options.background:
-        return _in_background(options, given)
-    job = chosen_job(options.job, given)
-    card = adapt(job)
-    if options.json:
-        answer = json.dumps(_answer(card, job))
-    else:
-        word = _plain(card.data["verdict"]).get("verdict")
-        answer = f"{card.model_id} {job.out}: {word}"
-    sys.stdout.write(answer + "\n")
-    return OK
-
-
-def _in_background(options: argparse.Namespace, given: dict[str, object]) -> int:
-    """Run a job for a server: out of its way, and with one line of JSON as the answer."""
-    die_with_parent()
-    step_back(options.priority)
-    bound_memory(options.memory_bytes)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    try:
-        job = chosen_job(options.job, given)
-        watch = FileWatch(job.out, JobClock(expected_s(job), job.rounds))
-        answer, status = _answer(adapt(job, watch), job) | {"state": "done"}, OK
-    except Cancelled as error:
-        answer, status = {"state": "cancelled", "reason": str(error)}, FAILED
-    except ConfigError as error:
-        answer, status = {"state": "failed", "reason": str(error)}, BAD_USAGE
-    except (EMcopilotError, MemoryError, OSError) as error:
-        reason = str(error) or "out of memory"
-        answer, status = {"state": "failed", "reason": reason}, FAILED
-    sys.stdout.write(json.dumps(answer) + "\n")
-    return status
-
-
-def _answer(card: ModelCard, job: AdaptSettings) -> dict[str, object]:
-    verdict = _plain(card.data["verdict"])
-    return {"model_id": card.model_id, "out": str(job.out), **verdict}
-
-
-def _plain(verdict: object) -> dict[str, object]:
-    return {str(k): v for k, v in verdict.items()} if isinstance(verdict, dict) else {}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="emcopilot adapt",
-        description="Learn a new imaging domain from unlabelled frames: rough masks, pix2pix, "
-        "CycleGAN, a labelled synthetic set, NPsSegNet. Leaves a model directory with a report; a "
-        "killed job resumes.",
-    )
-    parser.add_argument(
-        "job", type=Path, nargs="?", help="TOML file of the job's settings"
-    )
-    parser.add_argument("--frames", help="folder of unlabelled frames of one domain")
-    parser.add_argument("--out", help="the job's folder; becomes the model")
-    parser.add_argument("--preset", choices=sorted(PRESETS))
-    parser.add_argument("--model", help="where it starts from: a name or a directory")
-    parser.add_argument(
-        "--rough",
-        choices=["auto", "incumbent", "sam", "classical"],
-        help="who makes the rough masks",
-    )
-    parser.add_argument("--sam", help="folder of SAM's weights")
-    parser.add_argument("--inception", help="weights of Inception v3, for FID and IS")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"])
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
-    parser.add_argument(
-        "--background",
-        action="store_true",
-        help="for a program that runs jobs: lowest priority, ends with its parent, writes "
-        "progress.jsonl into the job's folder, stops when a file `cancel` is there, answers with "
-        "one line of JSON",
-    )
-    parser.add_argument(
-        "--memory-bytes", type=int, default=0, help="with --background: most memory"
-    )
-    parser.add_argument(
-        "--priority",
-        choices=["idle", "low", "normal"],
-        default="idle",
-        help="with --background: beside other programs",
-    )
-    parser.add_argument(
-        "--threads", type=int, default=0, help="with --background: CPU threads"
-    )
-    return parser
-
-
-_NO_SETTINGS = frozenset(
-    {"job", "json", "background", "memory_bytes", "priority", "threads"}
-)
-"""Options that say how a job is run, not what it is."""
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except EMcopilotError as failure:
-        sys.exit(f"adapt: {failure}")
+    from models.adapt_command import run
+
+    sys.exit(run(sys.argv[1:]))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.classical_cut import choose_way, cut
+from models.agreement import Agreement, agreements
+from models.classical_cut import LEAST_SOUND, Way, choose_way, cut
 from models.datasets import LabelledFrame
 from models.domain import Domain, network_cut
 from models.image_metrics import (
@@ -15,9 +16,10 @@ from models.image_metrics import (
     compare_frames,
     fine_enough,
 )
+from models.replay import Retention, retention
 from models.segmentation_metrics import pixel_score
 from models.synthesise import Cut, Fidelity, Frame, fidelity
-from models.verdict import Verdict, Worth, verdict, worth_of
+from models.verdict import LEAST_FIDELITY, Verdict, Worth, verdict, worth_of
 
 LOOKED_AT = 24
 """Synthetic frames whose fidelity and realism are measured."""
@@ -28,7 +30,14 @@ class Outcome:
     """All figures of one round."""
 
     fidelity_first: float
+    """Mean overlap of the masks with what the domain's own cut finds."""
     fidelity_second: float
+    classical_first: float
+    """The same by the classical cut, which shares nothing with the networks that were asked
+    before."""
+    classical_second: float
+    is_classical_sound: bool
+    """Whether that cut finds the 1st generation's particles: only then the verdict heeds it."""
     first: ImageMetrics
     """The 1st generation against held-back real frames."""
     second: ImageMetrics
@@ -36,6 +45,10 @@ class Outcome:
     """On held-back real frames, by who cut them."""
     synthetic_miou: dict[str, float]
     """On synthetic frames that training never saw, by model."""
+    agreement: list[Agreement]
+    """With the incumbent, on held-back real frames."""
+    replay: list[Retention]
+    """What was known before, and what is left of it."""
     verdict: Verdict
 
     def as_json(self) -> dict[str, object]:
@@ -45,10 +58,20 @@ class Outcome:
             "reasons": list(self.verdict.reasons),
             "fidelity_first": self.fidelity_first,
             "fidelity_second": self.fidelity_second,
+            "classical_first": self.classical_first,
+            "classical_second": self.classical_second,
+            "is_classical_sound": self.is_classical_sound,
             "first": self.first.as_json(),
             "second": self.second.as_json(),
             "worths": {name: asdict(worth) for name, worth in self.worths.items()},
             "synthetic_miou": self.synthetic_miou,
+            "agreement": {
+                "mean_iou": float(np.mean([one.iou for one in self.agreement])),
+                "frames": [asdict(one) for one in self.agreement],
+            },
+            "replay": [
+                asdict(one) | {"is_forgotten": one.is_forgotten} for one in self.replay
+            ],
         }
 
 
@@ -87,31 +110,55 @@ def evaluate(
         )
         for made in (first, second)
     ]
-    truth = _fidelity(first, second, domain.cut)
     way = choose_way(domain.real)
     cuts: dict[str, Cut] = {
         "candidate": network_cut(candidate, device),
         "incumbent": network_cut(incumbent, device),
         "classical": lambda frame: cut(frame, way).mask,
     }
+    ours, classical = (
+        _fidelity(first, second, by) for by in (domain.cut, cuts["classical"])
+    )
+    is_sound = _is_sound(first, classical, way)
+    trusted = [float(one.second.mean()) for one in (ours, classical)[: 1 + is_sound]]
     worths = {name: worth_of(one, domain.held_back) for name, one in cuts.items()}
     synthetic = {name: _miou(one, unseen) for name, one in cuts.items()}
-    second_fidelity = float(truth.second.mean())
+    known = retention(incumbent, cuts["incumbent"], cuts["candidate"])
     return Outcome(
-        fidelity_first=float(truth.first.mean()),
-        fidelity_second=second_fidelity,
+        fidelity_first=float(ours.first.mean()),
+        fidelity_second=float(ours.second.mean()),
+        classical_first=float(classical.first.mean()),
+        classical_second=float(classical.second.mean()),
+        is_classical_sound=is_sound,
         first=metrics[0],
         second=metrics[1],
         worths=worths,
         synthetic_miou=synthetic,
+        agreement=agreements(
+            domain.named_held_back, cuts["incumbent"], cuts["candidate"]
+        ),
+        replay=known,
         verdict=verdict(
             worths["candidate"],
             worths["incumbent"],
             worths["classical"],
-            fidelity=second_fidelity,
+            # Where the incumbent made the rough masks, held particles in their places during
+            # translation and chose what is kept, it is no independent judge of them.
+            fidelity=min(trusted),
             synthetic_gain=synthetic["candidate"] - synthetic["incumbent"],
+            forgotten=[str(one) for one in known if one.is_forgotten],
         ),
     )
+
+
+def _is_sound(first: Sequence[LabelledFrame], found: Fidelity, way: Way) -> bool:
+    """Say whether the classical cut is of the 1st generation's particles.
+
+    What it then loses of the 2nd, translation moved.
+    """
+    some = [frame.pixels.astype(np.float32) for frame in first[:LOOKED_AT]]
+    soundness = np.median([cut(pixels, way).soundness for pixels in some])
+    return bool(soundness >= LEAST_SOUND and found.first.mean() >= LEAST_FIDELITY)
 
 
 def _realism(made: Sequence[Frame], domain: Domain, features: Features) -> ImageMetrics:

@@ -26,6 +26,8 @@ class AdaptSettings(Settings):
     """Folder of unlabelled frames of one domain."""
     out: Path
     """The job's folder; it becomes the candidate, a model directory."""
+    domain: str = Field(default="", max_length=200)
+    """What the domain is called, for people; by default, after its frames' content."""
     preset: Preset = "standard"
     """Where the other settings start."""
     model: str = "base"
@@ -69,7 +71,7 @@ class AdaptSettings(Settings):
         """
         stages = {"pix2pix", "cyclegan", "train"}
         plain = self.model_dump(
-            mode="json", exclude={"device", *_PLACES, *_MODELS, *stages}
+            mode="json", exclude={"device", "domain", *_PLACES, *_MODELS, *stages}
         )
         return plain | {name: getattr(self, name).lasting() for name in sorted(stages)}
 

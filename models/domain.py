@@ -44,6 +44,12 @@ class Domain:
     """By name, why a frame is of no use."""
 
     @property
+    def named_held_back(self) -> list[tuple[str, Frame]]:
+        """The held-back frames with their names."""
+        names = [frame.name for frame in self.frames[: len(self.held_back)]]
+        return list(zip(names, self.held_back, strict=True))
+
+    @property
     def real(self) -> list[Frame]:
         """Subset 2: the frames whose look CycleGAN learns."""
         shown = self.frames[len(self.held_back) :]

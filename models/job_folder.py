@@ -67,19 +67,19 @@ def identity(job: AdaptSettings, files: Sequence[Path]) -> dict[str, object]:
     """
     return {
         "settings": job.lasting(),
-        "frames_sha256": _content(files),
+        "frames_sha256": content_of(files),
         "models": {
             name: checkpoint.load(model)[1].model_id
             for name, model in (("model", job.model), ("incumbent", job.incumbent))
             if model is not None
         },
-        "sam": _content(sorted(job.sam.rglob("*"))) if job.sam else None,
-        "inception": _content([job.inception]) if job.inception else None,
+        "sam": content_of(sorted(job.sam.rglob("*"))) if job.sam else None,
+        "inception": content_of([job.inception]) if job.inception else None,
     }
 
 
-def _content(paths: Sequence[Path]) -> str:
-    """Return a sha256 over the names and bytes of files; what is no file is passed over."""
+def content_of(paths: Sequence[Path]) -> str:
+    """Return a sha256, in hex, over the names and bytes of files; others are passed over."""
     digest = hashlib.sha256()
     for path in paths:
         if path.is_file():
@@ -111,10 +111,15 @@ def _require_same(folder: Path, ours: dict[str, object]) -> None:
         )
 
 
-def _difference(theirs: dict[str, object], ours: dict[str, object]) -> str:
+def _difference(theirs: object, ours: dict[str, object]) -> str:
     """Say in what a job differs from the one that a folder holds; empty if in nothing."""
-    before, wanted = theirs.get("settings"), ours["settings"]
-    if not isinstance(before, dict) or not isinstance(wanted, dict):
+    before = theirs.get("settings") if isinstance(theirs, dict) else None
+    wanted = ours["settings"]
+    if not (
+        isinstance(theirs, dict)
+        and isinstance(before, dict)
+        and isinstance(wanted, dict)
+    ):
         return f"an {IDENTITY_FILE} that somebody changed"
     if others := [key for key in wanted if before.get(key) != wanted[key]]:
         return f"other settings ({', '.join(others)})"

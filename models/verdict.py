@@ -86,6 +86,7 @@ def verdict(
     *,
     fidelity: float,
     synthetic_gain: float,
+    forgotten: Sequence[str] = (),
 ) -> Verdict:
     """Weigh a candidate against its rivals.
 
@@ -98,6 +99,8 @@ def verdict(
     synthetic_gain : float
         MIoU of the candidate less the incumbent's on synthetic frames that neither learnt from.
         Worth does not see what is missed; this does.
+    forgotten : sequence of str
+        What the candidate lost that the incumbent was good at, in words.
     """
     name, rival = max(
         (("incumbent", incumbent), ("classical cut", classical)),
@@ -109,10 +112,11 @@ def verdict(
         f"{rival.worth:.3f}",
         f"masks of the synthetic set are true to {fidelity:.3f} (asked: {LEAST_FIDELITY})",
         f"MIoU on synthetic frames changes by {synthetic_gain:+.3f}",
+        *(f"forgets: {what}" for what in forgotten),
     )
     if candidate.worth == 0:
         return Verdict("reject", ("the candidate finds no particle", *reasons))
     if fidelity < LEAST_FIDELITY or ratio < AS_GOOD or synthetic_gain < 0:
         return Verdict("reject", reasons)
-    is_clear = ratio >= CLEARLY_BETTER and rival.worth > 0
+    is_clear = ratio >= CLEARLY_BETTER and rival.worth > 0 and not forgotten
     return Verdict("promote" if is_clear else "doubtful", reasons)

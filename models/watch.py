@@ -104,12 +104,13 @@ class FileWatch:
         self._clock.spend(self._stage or stage, now_s - self._seen_s)
         self._stage, self._seen_s = stage, now_s
         self._round = int(figures.pop("round", self._round))
+        left_s = self._clock.left_s(stage, step, steps, self._round)
         line = JobReport(
             stage=stage,
             step=step,
             steps=steps,
             round=self._round,
-            eta_s=self._clock.left_s(stage, step, steps, self._round),
+            eta_s=None if left_s is None else round(left_s, 1),
             seconds=self._clock.seconds,
             figures={name: float(f"{value:.6g}") for name, value in figures.items()},
             at=self._wall(),

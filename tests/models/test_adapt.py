@@ -2,19 +2,23 @@
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 from emcopilot.errors import AdaptationError, ConfigError
 from emcopilot.simulate import demo_scene, render_micrograph
 from models import checkpoint
-from models.adapt import adapt, main
+from models.adapt import adapt
+from models.adapt_command import main
 from models.adapt_settings import AdaptSettings, chosen_job
 from models.npssegnet import Architecture, build
+from models.replay import replay_of
 from models.watch import Cancelled
 
 SMALL = Architecture(encoder="resnet18")
@@ -102,6 +106,19 @@ def test_a_job_leaves_a_model_its_verdict_and_a_picture(whole: Path) -> None:
     assert report["second"]["inception_score"] is None  # not computed, and said so
     with Image.open(whole / "round-1" / "report.png") as picture:
         assert min(picture.size) > 200
+    assert len(report["agreement"]["frames"]) == 2
+    assert [one["domain"] for one in report["replay"]] == [
+        "simulated HAADF", "simulated BF",
+    ]  # fmt: skip
+    assert len(replay_of(whole)) == 2
+    assert (whole / "report.json").exists()
+
+
+def test_a_job_shows_what_its_stages_made(whole: Path) -> None:
+    names = sorted(path.name for path in (whole / "samples").iterdir())
+    assert names == [
+        "1-1-rough-masks.png", "1-2-first-generation.png", "1-3-second-generation.png",
+    ]  # fmt: skip
 
 
 def test_a_finished_job_returns_at_once(
@@ -138,6 +155,37 @@ def test_the_folder_of_another_job_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=r"other settings .*seed"):
         adapt(job(frames, incumbent, whole, seed=5))
+
+
+def test_a_moved_folder_is_the_same_job(
+    whole: Path, frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    for name, folder in (("frames", frames), ("start", incumbent), ("out", whole)):
+        shutil.copytree(folder, tmp_path / name)
+    card = adapt(job(tmp_path / "frames", tmp_path / "start", tmp_path / "out"))
+    assert card == checkpoint.load(whole)[1]
+
+
+def test_another_model_in_the_same_place_is_another_job(
+    whole: Path, frames: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(99)
+    checkpoint.save(
+        tmp_path, build(SMALL), name="other", architecture=SMALL, data={}, training={}
+    )
+    with pytest.raises(ConfigError, match=r"other models: got .*other-"):
+        adapt(job(frames, tmp_path, whole))
+
+
+def test_an_identity_that_somebody_edited_is_refused(
+    whole: Path, frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    for text in ("{}", "[1]", "no json"):
+        (out / "job.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"changed|cannot be read"):
+            adapt(job(frames, incumbent, out))
 
 
 def test_two_jobs_do_not_work_in_one_folder(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emcopilot.errors import ConfigError
-from models.adapt import main
+from models.adapt_command import main
 from models.adapt_settings import PRESETS, chosen_job
 
 
@@ -66,3 +66,19 @@ def test_a_budget_in_the_file_replaces_the_presets(tmp_path: Path) -> None:
     job = chosen_job(path, {})
     assert (job.pix2pix.steps, job.pix2pix.epochs) == (9, None)
     assert job.cyclegan.epochs == 150
+
+
+def test_places_in_a_file_are_seen_from_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "start").mkdir()
+    path = tmp_path / "job.toml"
+    path.write_text('frames = "frames"\nout = "out"\nmodel = "start"\n')
+    job = chosen_job(path, {})
+    assert (job.frames, job.out) == (tmp_path / "frames", tmp_path / "out")
+    assert job.model == str(tmp_path / "start")
+    path.write_text('frames = "/elsewhere"\nout = "out"\nmodel = "base"\n')
+    job = chosen_job(path, {"out": "given"})
+    assert (job.frames, job.out, job.model) == (
+        Path("/elsewhere"),
+        Path("given"),
+        "base",
+    )

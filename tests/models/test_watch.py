@@ -43,7 +43,7 @@ def test_a_report_says_how_far_the_job_is_and_what_was_measured(tmp_path: Path) 
     assert last.figures == {"l1": 0.123457}
     assert last.seconds == {"rough_masks": 10.0, "pix2pix": 100.0}
     # 140 s are left by plan, and what took 110 s was planned with 60 s.
-    assert last.eta_s == pytest.approx(140 * 120 / 70)
+    assert last.eta_s == pytest.approx(140 * 120 / 70, abs=0.1)
 
 
 def test_a_job_that_was_killed_goes_on_counting_after_its_cut_line(
