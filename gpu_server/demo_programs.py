@@ -28,13 +28,29 @@ _LOOK_S = 0.05
 
 
 class DemoPrograms:
-    """Starts both programs on entry, ends them on exit; everything lies in `folder`."""
+    """Starts both programs on entry, ends them on exit; everything lies in `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+    port : int
+        Of REST and page; 0 takes any that is free.
+    server : sequence of str
+        What Python runs as the server.
+    settings : str
+        TOML tables that are added to the server's.
+    """
 
     def __init__(
-        self, folder: Path, *, port: int, server: Sequence[str] = ("-m", "gpu_server")
+        self,
+        folder: Path,
+        *,
+        port: int,
+        server: Sequence[str] = ("-m", "gpu_server"),
+        settings: str = "",
     ) -> None:
         self.folder = folder
-        self._server = server
+        self._server, self._settings = server, settings
         self.watched = folder / "acquisitions"
         self.truth = folder / "truth.jsonl"
         self.data_dir = folder / "server"
@@ -143,7 +159,8 @@ class DemoPrograms:
             )
         config = self.folder / "server.toml"
         config.write_text(
-            _server_toml(self.data_dir, self._port, ingest, enrol), encoding="utf-8"
+            _server_toml(self.data_dir, self._port, ingest, enrol) + self._settings,
+            encoding="utf-8",
         )
         self._launch("server", *self._server, "--config", str(config))
         self.database = Database(self.data_dir, must_exist=True)
