@@ -19,6 +19,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import socket
 import time
 import urllib.error
@@ -255,6 +256,84 @@ class Client:
                 pass  # cut in the middle: the server restarted, or the network did
             time.sleep(_RETRY_S)
 
+    # Models
+
+    def models(self) -> list[Json]:
+        """Return the models of the registry, the newest first."""
+        return self._get("/models")
+
+    def model(self, model_id: str) -> Json:
+        """Return one model with its card and report."""
+        return self._get(f"/models/{model_id}")
+
+    def promotions(self) -> Json:
+        """Return what is live, what a roll back would bring, and the changes so far."""
+        return self._get("/models/promotions")
+
+    def promote(self, model_id: str, override: bool = False, reason: str = "") -> Json:
+        """Make a model live; returns once frames go to it.
+
+        Raises
+        ------
+        ServerError
+            With status 409 if it needs `override`, or another promotion is under way.
+        """
+        body: Json = {"override": override, "reason": reason}
+        return self._post(f"/models/{model_id}/promote", body, 10 * self.timeout_s)
+
+    def rollback(self, reason: str = "") -> Json:
+        """Make the model live again that was so before the last promotion."""
+        return self._post("/models/rollback", {"reason": reason}, 10 * self.timeout_s)
+
+    def delete_model(self, model_id: str) -> Json:
+        """Take a model's files away; its results stay. Needs an admin's token."""
+        request = self._request(f"/models/{model_id}")
+        request.method = "DELETE"
+        return json.loads(self._answer(request, self.timeout_s))
+
+    def export_model(self, model_id: str, path: str) -> int:
+        """Write a model to one file, to import elsewhere; returns its size in bytes."""
+        request = self._request(f"/models/{model_id}/export")
+        with self._open(request, 10 * self.timeout_s) as sent, open(path, "wb") as file:
+            try:
+                shutil.copyfileobj(sent, file)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
+            return file.tell()
+
+    def import_model(self, path: str) -> Json:
+        """Import a model that `export_model` wrote; it must pass its self-test there."""
+        with open(path, "rb") as file:
+            request = self._request("/models/import", data=cast("bytes", file))
+            request.add_header("Content-Type", "application/zip")
+            request.add_header("Content-Length", str(os.fstat(file.fileno()).st_size))
+            return json.loads(self._answer(request, 10 * self.timeout_s))
+
+    def compare(
+        self,
+        model_id: str,
+        other: str | None = None,
+        session_id: int | None = None,
+        frames: int = 4,
+    ) -> Json:
+        """Show a model and another, the live one unless named, on the same latest frames."""
+        body: Json = {"other": other, "session_id": session_id, "frames": frames}
+        return self._post(f"/models/{model_id}/compare", body, 10 * self.timeout_s)
+
+    def recompute(self, session_id: int, model_id: str) -> Json:
+        """Have a session computed by one more model in the background."""
+        body: Json = {"model_id": model_id}
+        return self._post(f"/sessions/{session_id}/reprocess", body)
+
+    def recomputations(self, session_id: int) -> list[Json]:
+        """Tell how far a session is computed by each model."""
+        return self._get(f"/sessions/{session_id}/reprocess")
+
+    def differences(self, session_id: int, first: str, second: str) -> Json:
+        """Return where two models see a session differently."""
+        query: Json = {"models": f"{first},{second}"}
+        return self._get(f"/sessions/{session_id}/differences", query)
+
     # The wire
 
     def _get(
@@ -267,10 +346,12 @@ class Client:
     ) -> bytes:
         return self._answer(self._request(path, query), timeout_s or self.timeout_s)
 
-    def _post(self, path: str, body: Json | None = None) -> Any:
+    def _post(
+        self, path: str, body: Json | None = None, timeout_s: float | None = None
+    ) -> Any:
         request = self._request(path, data=json.dumps(body or {}).encode())
         request.add_header("Content-Type", "application/json")
-        return json.loads(self._answer(request, self.timeout_s))
+        return json.loads(self._answer(request, timeout_s or self.timeout_s))
 
     def _send_file(
         self, path: str, pixel_size_nm: float | None, page: int, accept: str

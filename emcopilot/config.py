@@ -1,6 +1,7 @@
 """TOML files into frozen settings; a misspelt key is an error at start."""
 
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,12 @@ class Settings(BaseModel):
     """Base of every program's settings: frozen, and no key goes unnoticed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def default_data_dir() -> Path:
+    """Return where a server's database, frames, keys and models lie unless settings say else."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "emcopilot"
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

@@ -1,19 +1,12 @@
 """The GPU server's settings: one TOML file, one frozen model, checked at start."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, JsonValue, PositiveFloat, PositiveInt
 
 from emcopilot.calibrate import MagnificationRow
-from emcopilot.config import Settings
-
-
-def default_data_dir() -> Path:
-    """Return where database, frames and keys lie unless the settings say otherwise."""
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "emcopilot"
+from emcopilot.config import Settings, default_data_dir
 
 
 class HttpSettings(Settings):

@@ -30,12 +30,16 @@ class SideSegmenter:
         Device and engine; its model is chosen each time.
     idle_s : float
         Time without work after which the child ends.
+    steps_back : bool
+        Work only in time that nothing else wants.
     """
 
-    def __init__(self, spec: InferenceSpec, *, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, spec: InferenceSpec, *, idle_s: float = IDLE_S, steps_back: bool = True
+    ) -> None:
         # A cache of its own: two processes must never write one compiled graph at once.
         cache = f"{spec.cache_dir}/side" if spec.cache_dir else None
-        self._spec = replace(spec, cache_dir=cache, warm_px=0, is_background=True)
+        self._spec = replace(spec, cache_dir=cache, warm_px=0, is_background=steps_back)
         self._idle_s = idle_s
         self._turn = asyncio.Lock()
         self._child: InferenceChild | None = None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from emcopilot import __version__
 from emcopilot.confidence import ParticleConfidence
+from emcopilot.config import default_data_dir
 from emcopilot.errors import ModelError
 from models import preprocess
 from models.npssegnet import Architecture, build
@@ -140,14 +141,15 @@ def load(model: str | Path) -> tuple[nn.Module, ModelCard]:
 
 
 def find(model: str | Path) -> Path:
-    """Return the directory of a model given by shipped name or by path."""
-    for directory in (SHIPPED / str(model), Path(model)):
+    """Return the directory of a model given by shipped name, by path, or by a registry's id."""
+    of_registry = default_data_dir() / "models" / str(model)
+    for directory in (SHIPPED / str(model), Path(model), of_registry):
         if (directory / CARD_FILE).is_file():
             return directory
     shipped = sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD_FILE}"))
     raise ModelError(
         f"no model {str(model)!r}: expected a directory with {WEIGHTS_FILE} and {CARD_FILE}, "
-        f"or one of the shipped models {shipped}"
+        f"one of the shipped models {shipped}, or an id of `emcopilot models list`"
     )
 
 
