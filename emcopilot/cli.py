@@ -27,7 +27,6 @@ COMMANDS = {
     "train": Command("models.train_segmenter:main", "train NPsSegNet from labelled images"),
     "adapt": Command("models.adapt_command:main", "learn a new imaging domain without a label"),
     "models": Command("gpu_server.model_command:main", "what may be live: list, promote, import"),
-    "models": Command("gpu_server.model_command:main", "what may be live: list, promote, import"),
     "enroll": Command("acquisition_agent.enroll:main", "introduce this PC to a server"),
     "keys": Command("gpu_server.access:keys", "enrolled agents: new, list, revoke"),
     "tokens": Command("gpu_server.access:tokens", "access tokens: create, list, revoke"),
