@@ -228,8 +228,9 @@ class Adaptation:
                 domain_id=job.domain_id,
                 verdict=answer.verdict,
             )
-            await self._end(job, AWAITING_OPERATOR, None, candidate)
+            # The candidate is safe: killed from here on, its job needs no state to end the same.
             await asyncio.to_thread(job_folders.drop_states, folder)
+            await self._end(job, AWAITING_OPERATOR, None, candidate)
         elif await asyncio.to_thread(self._is_cancelled, job.id):
             await self._end(job, CANCELLED, answer.reason or "cancelled")
         elif answer.state == "died":

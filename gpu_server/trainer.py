@@ -106,9 +106,11 @@ class Trainer:
             await self._process.wait()
 
     def _command(self) -> list[str]:
+        # Isolated: what somebody put into the job's folder is never imported.
+        python = (sys.executable, "-I", "-m")
         return [
-            # Isolated: what somebody put into the job's folder is never imported.
-            *(sys.executable, "-I", "-m", "models.adapt", JOB_FILE, "--background"),
+            *(*python, "emcopilot.leash", str(os.getpid())),
+            *(*python, "models.adapt", JOB_FILE, "--background"),
             *("--memory-bytes", str(self._settings.memory_bytes)),
             *("--priority", self._settings.priority),
             *("--threads", str(self._settings.threads)),

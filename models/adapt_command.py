@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from emcopilot.errors import ConfigError, EMcopilotError
+from emcopilot.leash import die_with_parent
 from models.adapt import adapt
 from models.adapt_settings import PRESETS, AdaptSettings, chosen_job
-from models.background import bound_memory, die_with_parent, step_back
+from models.background import bound_memory, step_back
 from models.checkpoint import ModelCard
 from models.job_clock import JobClock, expected_s
 from models.watch import Cancelled, FileWatch

@@ -1,17 +1,12 @@
-"""How a job makes itself small beside live frames, and never outlives who started it.
+"""How a job makes itself small beside live frames.
 
-Lowest priority, so that it runs in what others leave; a bound on its memory, so that it and not
-the server is told when there is no more; and death with its parent, so that a server that is
-killed and started again finds the job's folder free.
+Lowest priority, so that it runs in what others leave; and a bound on its memory, so that it and
+not the server is told when there is no more.
 """
 
-import ctypes
 import logging
 import os
-import signal
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +16,7 @@ log = logging.getLogger(__name__)
 
 Priority = Literal["idle", "low", "normal"]
 
-_PR_SET_PDEATHSIG = 1
 _LOWEST = 19
-_LOOK_S = 1.0
 
 
 def step_back(priority: Priority) -> None:
@@ -82,25 +75,3 @@ def _data_bytes() -> int:
             if line.startswith("VmData:"):
                 return 1024 * int(line.split()[1])
     return 0
-
-
-def die_with_parent() -> None:
-    """End this process, without a goodbye, as soon as the one that started it ends.
-
-    Without one because it may be stopped when that happens, and a stopped process handles
-    nothing but this. What was not saved by then is done again.
-    """
-    parent = os.getppid()
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before it could be asked for
-            os._exit(1)
-        return
-    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
-
-
-def _watch_parent(parent: int) -> None:
-    """Look after the parent where the system does not; stopped, this process stays."""
-    while os.getppid() == parent:
-        time.sleep(_LOOK_S)
-    os._exit(1)

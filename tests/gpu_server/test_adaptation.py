@@ -177,16 +177,25 @@ def test_what_the_process_says_is_the_reason_and_a_cancelled_job_ends(job_lab) -
     assert not trainers()
 
 
-@pytest.mark.parametrize("text", ["", "preset = 'quick'\nseed = 1\n", "][", None])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "][",
+        pytest.param("", marks=pytest.mark.slow),
+        pytest.param("preset = 'quick'\nseed = 1\n", marks=pytest.mark.slow),
+        pytest.param(None, marks=pytest.mark.slow),
+    ],
+)
 def test_a_job_file_that_somebody_edited_harms_its_job_alone(
     job_lab, text: str | None
 ) -> None:
     job = order(job_lab)
     folder = job_lab.desk.folder(job.id)
     folder.mkdir(parents=True)
-    (folder / JOB_FILE).write_text(text or "") if text is not None else (
-        folder / JOB_FILE
-    ).mkdir()
+    if text is None:
+        (folder / JOB_FILE).mkdir()
+    else:
+        (folder / JOB_FILE).write_text(text)
 
     async def scene() -> None:
         async with running(job_lab):
