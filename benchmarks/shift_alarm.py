@@ -141,7 +141,7 @@ def switch(
 
 
 def unchanged(
-    scene: Scene, seed: int, count: int, model: Watched, looker: Looker, every: int
+    scene: Scene, seed: int, count: int, model: Watched, looker: Looker, *, every: int
 ) -> dict[str, object]:
     """Film one scene and count the alarms; one frame in `every` is segmented."""
     frames = islice(film(scene, seed), count)
@@ -223,13 +223,18 @@ def main() -> None:
         for model, mode in ((haadf_only, "haadf"), (base, "bf"), (base, "haadf")):
             scene = demo[mode]  # type: ignore[index]
             one = unchanged(
-                scene, 100 + seed, options.frames, model, looker, options.read_every
+                scene,
+                100 + seed,
+                options.frames,
+                model,
+                looker,
+                every=options.read_every,
             )
             keep(f"unchanged {mode}, {model.name}", one)
     for number in range(OTHER_SCENES):
         rng = np.random.default_rng((OTHER_SEED, number))
         scene = random_scene(rng, shape=(SIDE_PX, SIDE_PX), mode="haadf", style="demo")
-        one = unchanged(scene, number, OTHER_FRAMES, haadf_only, looker, 10)
+        one = unchanged(scene, number, OTHER_FRAMES, haadf_only, looker, every=10)
         keep("other HAADF scenes, unseen supports, HAADF-only model", one)
     print(f"{time.monotonic() - started:.0f} s")
     if options.json:

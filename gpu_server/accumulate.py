@@ -104,7 +104,7 @@ class Accumulator:
             return
         try:
             async with self._lock:
-                shift = await asyncio.to_thread(
+                news, proposal = await asyncio.to_thread(
                     self._take, leased, measured, segmentation
                 )
         except Exception:
@@ -112,9 +112,10 @@ class Accumulator:
             self.failures += 1
             log.exception("frame joins no domain id=%d", leased.frame_id)
             return
-        if shift:
+        if news:
             self._announce()
-            self._select(shift)
+        if proposal:
+            self._select(proposal)
 
     async def close(self) -> None:
         """Let go of a return that is under way."""
@@ -127,14 +128,20 @@ class Accumulator:
         leased: LeasedFrame,
         measured: MeasuredFrame,
         segmentation: Segmentation,
-    ) -> Shift | None:
-        """Write down where the frame belongs; returns what is new about its session."""
+    ) -> tuple[Shift | None, Proposal | None]:
+        """Write down where the frame belongs.
+
+        Returns
+        -------
+        (Shift or None, Proposal or None)
+            What is new about its session, and what is to be turned to unasked.
+        """
         with self._store.read() as connection:
             row = frame_row(connection, leased.frame_id)
             before = known_look(connection, leased.frame_id)
             session = self._session(connection, leased.session_id, segmentation)
             if row is None or row.state != PROCESSED:
-                return None
+                return None, None
             place = self._place(connection, session, measured, segmentation)
         look, reading = segmentation.look, reading_of(measured)
         if look is None:
@@ -163,10 +170,19 @@ class Accumulator:
                 model_id=segmentation.model_id,
             )
             if look is None or flaw or before:
-                return None
+                return None, None
             self._remember(session, look, domain_id)
             session.alarm.observe(Observation(leased.frame_id, look, reading))
-            return self._tell(connection, session, row)
+            shift = self._shift_now(connection, session)
+            news = shift if self._tell(connection, session, shift, row) else None
+            # On arrival alone: whoever promotes another model, or rolls back, while the session
+            # stays in the domain has the last word.
+            is_arrival = session.in_a_row == _ARRIVED
+            is_undone = shift_rows.last_undone(connection)
+            proposal = shift.proposal if is_arrival else None
+            if proposal and (not proposal.selects or proposal.model_id == is_undone):
+                proposal = None
+            return news, proposal
 
     def _session(
         self, connection: sa.Connection, session_id: int, segmentation: Segmentation
@@ -250,15 +266,18 @@ class Accumulator:
         session.last.append(look)
 
     def _tell(
-        self, connection: sa.Connection, session: _Session, row: FrameRow
-    ) -> Shift | None:
-        """Announce what is new about the session; returns it, None where nothing is."""
-        shift = self._shift_now(connection, session)
+        self,
+        connection: sa.Connection,
+        session: _Session,
+        shift: Shift,
+        row: FrameRow,
+    ) -> bool:
+        """Announce how the session stands if that is news; say whether it is."""
         told = session.told
         if told is None and shift.state == "ok":
-            return None
+            return False
         if told and told.is_like(shift):
-            return None
+            return False
         shift_rows.tell(connection, row.session_id, shift, at=row.at)
         session.told = shift
         log.log(
@@ -269,7 +288,7 @@ class Accumulator:
             shift.model_id,
             shift.reason or "-",
         )
-        return shift
+        return True
 
     def _shift_now(self, connection: sa.Connection, session: _Session) -> Shift:
         alarm = session.alarm
@@ -289,10 +308,9 @@ class Accumulator:
             state, reason, alarm.model_id, domain_id, proposal, alarm.since_frame_id
         )
 
-    def _select(self, shift: Shift) -> None:
-        """Turn to the domain's model if the operator wants that; frames do not wait for it."""
-        proposal = shift.proposal
-        if self._on_return is None or proposal is None or not proposal.selects:
+    def _select(self, proposal: Proposal) -> None:
+        """Turn to the domain's model, as the operator wants; frames do not wait for it."""
+        if self._on_return is None:
             return
         if self._returning and not self._returning.done():
             return

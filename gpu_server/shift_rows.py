@@ -115,6 +115,14 @@ def live_model(connection: sa.Connection) -> str | None:
     return connection.execute(last).scalar()
 
 
+def last_undone(connection: sa.Connection) -> str | None:
+    """Return the model that the last promotion took back; None if it took none back."""
+    last = connection.execute(
+        sa.select(promotions).order_by(promotions.c.id.desc()).limit(1)
+    ).first()
+    return last.replaced if last and last.undoes is not None else None
+
+
 def last_domain(connection: sa.Connection, session_id: int) -> int | None:
     """Return the settled domain of a session's last frame without flaws."""
     return connection.execute(

@@ -5,6 +5,7 @@ domain. Its maps' means and deviations are projected to the few directions in wh
 different domains differ more than frames of one (`benchmarks/frame_looks.py` fits them).
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -116,7 +117,9 @@ class Looker:
         """
         projection = Projection.read(checkpoint.find(BASE) / PROJECTION_FILE)
         network, card = checkpoint.load(BASE)
-        return cls(PooledMaps(network), projection, card.model_id, device)
+        digest = hashlib.sha256(projection.basis.tobytes()).hexdigest()[:8]
+        features = f"{card.model_id}+{digest}"
+        return cls(PooledMaps(network), projection, features, device)
 
     def __call__(self, pixels: NDArray[np.generic]) -> FrameLook:
         """Look at one frame of detector counts, shape (H, W).
@@ -140,7 +143,9 @@ def raw_look(
     """Return the pooled maps (D - S,) and the statistics (S,) of one frame."""
     middle = normalise(window(pixels, VIEW_PX * MOST_REDUCED))
     view = torch.from_numpy(_view(middle))[None, None].to(device)
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+    # Not every GPU knows bfloat16, and on a CPU float16 is slow.
+    half = torch.float16 if device == "cuda" else torch.bfloat16
+    with torch.inference_mode(), torch.autocast(device, half):
         pooled = maps(view)[0].float().cpu().numpy()
     statistics = measure_statistics(middle)
     return pooled, statistics
