@@ -160,7 +160,12 @@ async def _start(app: FastAPI, settings: ServerSettings, stack: AsyncExitStack) 
     )
     stack.push_async_callback(promotion.close)
     decoder = await stack.enter_async_context(DecodePool(settings.decode))
-    accumulator = Accumulator(store, announce=publisher.announce)
+
+    async def return_to(domain_id: int, model_id: str) -> None:
+        why = "back in its domain"
+        await promotion.promote(model_id, f"domain {domain_id}", reason=why)
+
+    accumulator = Accumulator(store, on_return=return_to, announce=publisher.announce)
     stack.push_async_callback(accumulator.close)
     pipeline = Pipeline(
         store, decoder, segmenter, publisher, settings, accumulate=accumulator
