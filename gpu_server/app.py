@@ -119,13 +119,13 @@ def create_app(
     looker = StoreLooker(lambda: app.state.services, lambda: app.state.segmenter)
     layout.mount(app, looker, lambda: app.state.services)
     # Outermost last: the host is checked, then who asks, before anything else runs.
-    uploads = {
+    limits = {
         f"{API}/segment": settings.http.max_upload_bytes,
         f"{API}/uploads": settings.http.max_upload_bytes,
         f"{API}/models/import": MAX_ARCHIVE_BYTES,
     }
     app.add_middleware(
-        Gate, store=lambda: app.state.services.store, upload_bytes=uploads
+        Gate, store=lambda: app.state.services.store, upload_bytes=limits
     )
     app.add_middleware(
         TrustedHostMiddleware, allowed_hosts=list(settings.http.allowed_hosts)
