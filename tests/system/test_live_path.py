@@ -70,6 +70,17 @@ def test_the_books_balance_and_hashes_hold(
     assert verdict.passed, verdict
 
 
+def test_the_frames_join_one_domain_and_raise_no_alarm(
+    installation: DemoPrograms, film: int
+) -> None:
+    domains = json.loads(get(installation, "/domains"))
+    named = [one for one in domains if one["pixel_size_nm"]]
+    # A frame joins just after its result is shown.
+    assert sum(one["frame_count"] for one in named) >= film - 1
+    assert len(named) == 1
+    assert all(one["state"] == "ok" for one in json.loads(get(installation, "/shift")))
+
+
 def test_rest_tells_the_frame_with_its_calibration(
     installation: DemoPrograms, film: int
 ) -> None:
