@@ -9,16 +9,16 @@ from gpu_server.tables import STAGES
 USUAL_FRAMES = {"quick": 40, "standard": 200, "paper": 200}
 """As many frames a job of a preset takes, unless told otherwise."""
 _ASSUMED_S: dict[str, dict[str, float]] = {
-    "quick": dict(zip(STAGES, (40.0, 480.0, 420.0, 60.0, 520.0, 120.0), strict=True)),
+    "quick": dict(zip(STAGES, (40.0, 480.0, 380.0, 50.0, 500.0, 120.0), strict=True)),
     "standard": dict(zip(STAGES, (60.0, 150.0, 150.0, 30.0, 150.0, 40.0), strict=True)),
     "paper": dict(
         zip(STAGES, (60.0, 3600.0, 7200.0, 120.0, 3600.0, 60.0), strict=True)
     ),
 }
 ASSUMED_FOR = {
-    "quick": "two cores of an x86 server",
-    "standard": "one data-centre GPU",
-    "paper": "one data-centre GPU",
+    "quick": "two cores of an AMD EPYC, from the seconds of single steps",
+    "standard": "one data-centre GPU, untested",
+    "paper": "one data-centre GPU, untested",
 }
 """What the assumed seconds are planned for; the first job here replaces them."""
 

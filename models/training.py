@@ -18,7 +18,7 @@ from models.train_settings import Recipe, TrainSettings, network_name
 
 log = logging.getLogger(__name__)
 
-_NO_MEMORY = ("CPUAllocator", "bad_alloc", "could not create a memory")
+_NO_MEMORY = ("CPUAllocator", "bad_alloc", "could not create a")
 
 
 class Run:
