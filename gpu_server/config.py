@@ -70,8 +70,10 @@ class AdaptationSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where jobs learn."""
     memory_bytes: int = Field(default=6 * 2**30, ge=0)
-    """Most that a job may hold, of the GPU's memory or else of the machine's; out of it, its
-    batches are cut in two. 0: no bound."""
+    """Most memory that a job on the CPU may hold; out of it, its batches are cut in two. 0: no
+    bound."""
+    gpu_share: float = Field(default=0.5, gt=0, le=1)
+    """The same of a GPU's memory, which live frames need, too."""
     priority: Literal["idle", "low", "normal"] = "idle"
     """Of a job beside other programs; "idle" learns nothing while those take all of the CPU."""
     threads: int = Field(default=0, ge=0)

@@ -112,6 +112,7 @@ class Trainer:
             *(*python, "emcopilot.leash", str(os.getpid())),
             *(*python, "models.adapt", JOB_FILE, "--background"),
             *("--memory-bytes", str(self._settings.memory_bytes)),
+            *("--gpu-share", str(self._settings.gpu_share)),
             *("--priority", self._settings.priority),
             *("--threads", str(self._settings.threads)),
         ]

@@ -56,7 +56,7 @@ def _in_background(options: argparse.Namespace, given: dict[str, object]) -> int
     """Run a job for a server: out of its way, and with one line of JSON as the answer."""
     die_with_parent()
     step_back(options.priority)
-    bound_memory(options.memory_bytes)
+    bound_memory(options.memory_bytes, options.gpu_share)
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
@@ -118,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
         "--memory-bytes", type=int, default=0, help="with --background: most memory"
     )
     parser.add_argument(
+        "--gpu-share", type=float, default=1.0, help="with --background: of its memory"
+    )
+    parser.add_argument(
         "--priority",
         choices=["idle", "low", "normal"],
         default="idle",
@@ -130,6 +133,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _NO_SETTINGS = frozenset(
-    {"job", "json", "background", "memory_bytes", "priority", "threads"}
+    {"job", "json", "background", "memory_bytes", "gpu_share", "priority", "threads"}
 )
 """Options that say how a job is run, not what it is."""

@@ -36,25 +36,26 @@ def step_back(priority: Priority) -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def bound_memory(memory_bytes: int) -> None:
+def bound_memory(memory_bytes: int, gpu_share: float = 1.0) -> None:
     """Let this process hold no more than so much memory beyond what it holds now.
 
     Parameters
     ----------
     memory_bytes : int
-        Of the GPU where there is one, else of the machine; 0 sets no bound.
+        Of the machine, where there is no GPU; 0 sets no bound.
+    gpu_share : float
+        Of the GPU's memory, where there is one: 0..1.
 
     Notes
     -----
     On Linux the bound is RLIMIT_DATA, which counts what is written to: torch's allocator fails and
     the batch is cut in two. RLIMIT_AS would count what libraries merely reserve, gigabytes of it.
     """
-    if not memory_bytes:
-        return
     if torch.cuda.is_available():
         # Nothing is bound on the CPU then: the driver maps more than it ever uses.
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total))
+        torch.cuda.set_per_process_memory_fraction(gpu_share)
+        return
+    if not memory_bytes:
         return
     if not sys.platform.startswith("linux"):
         log.warning("memory is not bounded on %s", sys.platform)

@@ -10,9 +10,9 @@ STAGES = ("rough_masks", "pix2pix", "cyclegan", "synthesise", "train", "evaluate
 """In order; one round of a job goes through all of them."""
 _FRAME_S, _START_S = 0.6, 10.0
 _PIX2PIX_S, _CYCLEGAN_S, _TRAIN_S, _SYNTHESISE_S = 9.0, 38.0, 6.0, 11.0
-"""Seconds per million pixels of tiles on two cores of an AMD EPYC, preset
-"quick": our own runs, one step of pix2pix took 1.5 s of one core, of CycleGAN 2.1 s. A job corrects
-their scale as it runs."""
+"""Seconds per million pixels of tiles on two cores of an AMD EPYC, preset "quick": our own runs,
+in which one step of pix2pix took 1.5 s of one core, of CycleGAN 2.1 s. A job corrects their scale
+as it runs."""
 _EVALUATE_S = 90.0
 _TRUSTED_SHARE = 0.05
 """Of the plan; until so much is done, the plan weighs more than what was measured."""
