@@ -118,9 +118,9 @@ class LiveStart:
             changes = promotion_rows.history(connection)
         before = next((one for one in changes if one.who == SETTINGS), None)
         same_name = before is not None and before.reason == reason
-        # Never promoted away from what the settings named: then a shipped name follows the
-        # release to its new weights.
-        follows = bool(changes) and changes[0].who == SETTINGS and self._is_shipped()
+        # Never promoted away from what the settings named: then a name follows to the weights
+        # that it stands for now, of a new release or a new training.
+        follows = bool(changes) and changes[0].who == SETTINGS and self._is_there()
         if same_name and not follows:
             return None
         model_id, folder = self._registered()
@@ -128,8 +128,9 @@ class LiveStart:
             return None
         return Choice(model_id, folder, SETTINGS, reason)
 
-    def _is_shipped(self) -> bool:
-        return self._setting in dict(shipped_folders())
+    def _is_there(self) -> bool:
+        is_shipped = self._setting in dict(shipped_folders())
+        return is_shipped or (Path(self._setting) / CARD_FILE).is_file()
 
     def _registered(self) -> tuple[str, Path]:
         """Return id and folder of the model that the settings name, made one of the registry's."""
@@ -148,7 +149,7 @@ class LiveStart:
                 f"weights and card, or one of {names}"
             )
         model_id = read_card(given).model_id
-        if model_id not in known or not _is_there(self._registry, model_id):
+        if model_id not in known or not _is_whole(self._registry, model_id):
             self._registry.add(given, "imported", SETTINGS)
         return model_id, self._registry.folder(model_id)
 
@@ -160,7 +161,7 @@ class LiveStart:
         yield from (row.model_id for row in rows if row.source == "shipped")
 
 
-def _is_there(registry: Registry, model_id: str) -> bool:
+def _is_whole(registry: Registry, model_id: str) -> bool:
     try:
         checked_card(registry.folder(model_id))
     except ModelError:

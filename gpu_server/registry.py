@@ -31,7 +31,7 @@ from gpu_server.model_files import (
     shipped_folders,
 )
 from gpu_server.store import Store
-from gpu_server.tables import domains, models
+from gpu_server.tables import OPEN_JOB_STATES, domains, jobs, models
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class Registry:
         LookupError
             If there is no such model.
         InUseError
-            If it is live, a roll back would need it, a domain starts it, or it was shipped.
+            If it is live, a roll back or a job would need it, or it was shipped.
         """
         at = self.wall()
         with self.database.write() as connection:
@@ -274,6 +274,11 @@ class Registry:
             return "it is live; promote another one first"
         if model.model_id == promotion_rows.model_to_return_to(connection):
             return "a roll back would need it; promote another one first"
+        learning = sa.select(jobs.c.id).where(
+            jobs.c.start_model == model.model_id, jobs.c.state.in_(OPEN_JOB_STATES)
+        )
+        if (job := connection.execute(learning.limit(1)).scalar()) is not None:
+            return f"job {job} starts from it; wait for the job, or cancel it"
         return None
 
     def _require_same(self, model_id: str, sha256: str) -> None:

@@ -11,7 +11,7 @@ from gpu_server import promotion_rows
 from gpu_server.live_start import LiveStart
 from gpu_server.model_files import UnfitModelError, checked_card
 from gpu_server.registry import InUseError, Registry
-from gpu_server.tables import audit, events, models
+from gpu_server.tables import audit, domains, events, jobs, models
 
 
 @pytest.fixture
@@ -137,6 +137,24 @@ def test_the_live_the_last_and_the_shipped_model_cannot_be_deleted(
         registry.delete("a", "root")
 
 
+def test_a_model_that_an_open_job_starts_from_cannot_be_deleted(
+    registry: Registry, papers
+) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    with registry.database.write() as connection:
+        where = {"name": "BF", "created_at": 1.0, "seen_at": 1.0, "features": "f"}
+        connection.execute(domains.insert().values(**where, look=b""))
+        job = {"domain_id": 1, "preset": "quick", "frame_count": 9, "who": "ada"}
+        connection.execute(
+            jobs.insert().values(**job, state="train", start_model="a", queued_at=1.0)
+        )
+    with pytest.raises(InUseError, match="job 1 starts from it"):
+        registry.delete("a", "root")
+    with registry.database.write() as connection:
+        connection.execute(jobs.update().values(state="failed"))
+    registry.delete("a", "root")
+
+
 def test_a_deleted_model_comes_back_when_it_is_added_again(
     registry: Registry, papers
 ) -> None:
@@ -205,6 +223,17 @@ def test_the_last_promotion_holds_until_the_settings_change(
     assert start(registry, str(papers["b"])) == "b"
     go_live(registry, "a")
     assert start(registry, str(papers["b"])) == "a"
+
+
+def test_a_directory_named_by_the_settings_is_followed_to_its_new_weights(
+    registry: Registry, papers
+) -> None:
+    folder = papers["a"]
+    assert start(registry, str(folder)) == "a"
+    shutil.rmtree(folder)
+    papers["b"].rename(folder)  # trained anew
+    assert start(registry, str(folder)) == "b"
+    assert start(registry, str(folder)) == "b"
 
 
 def test_a_live_model_that_is_gone_is_replaced_by_the_one_before(

@@ -1,6 +1,7 @@
 """The queue in front of the network, with children that fail in every way; no network needed."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -144,5 +145,99 @@ def test_a_stop_cancels_what_is_under_way(children) -> None:
         async with asyncio.timeout(5):
             with pytest.raises(asyncio.CancelledError):
                 await waiting
+
+    asyncio.run(body())
+
+
+# Swaps
+
+
+def test_a_swap_turns_between_two_batches_and_ends_the_old_child(children) -> None:
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def slowly(frames: list[np.ndarray]) -> list[Segmentation]:
+        under_way.set()
+        assert go_on.wait(10)
+        return answer(frames)
+
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            old = segmenter._child
+            children.deeds = [slowly]
+            waiting = asyncio.ensure_future(segmenter.segment(np.zeros((4, 4))))
+            await asyncio.to_thread(under_way.wait, 10)
+            swapping = asyncio.ensure_future(segmenter.swap(InferenceSpec("other")))
+            await asyncio.sleep(0.05)
+            # The batch under way is the old child's to the end.
+            assert (segmenter._child, swapping.done()) == (old, False)
+            go_on.set()
+            await waiting
+            await swapping
+            assert segmenter._child is not old
+            assert segmenter.spec.model == "other"
+            assert old is not None
+            while old.is_alive:
+                await asyncio.sleep(0.002)
+
+    asyncio.run(body())
+
+
+def test_a_new_child_is_warmed_with_the_shapes_seen_lately(children) -> None:
+    shown: list[tuple[int, tuple[int, ...]]] = []
+
+    def note(frames: list[np.ndarray]) -> list[Segmentation]:
+        shown.append((len(frames), frames[0].shape))
+        return answer(frames)
+
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            for side in (4, 5, 6, 7, 7):
+                await segmenter.segment(np.zeros((side, side)))
+            children.deeds = [note] * 10
+            await segmenter.swap(InferenceSpec())
+
+    asyncio.run(body())
+    sides = (5, 6, 7)  # the last three; alone, and as many as go together
+    assert shown == [(count, (side, side)) for side in sides for count in (1, 4)]
+
+
+@pytest.mark.parametrize("what", ["start", "commit", "warming"])
+def test_a_swap_that_fails_leaves_the_live_child_as_it_was(children, what: str) -> None:
+    async def refuse(_trial: object) -> None:
+        raise ModelError("no")
+
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            await segmenter.segment(np.zeros((4, 4)))
+            old = segmenter._child
+            if what == "start":
+                children.start_failures = [ModelError("no")]
+            if what == "warming":
+                children.deeds = [fail(EOFError())]
+            with pytest.raises(ModelError):
+                await segmenter.swap(
+                    InferenceSpec("other"), refuse if what == "commit" else None
+                )
+            await segmenter.segment(np.zeros((4, 4)))
+            assert segmenter._child is old
+            assert (segmenter.spec.model, segmenter.restarts) == ("base", 0)
+
+    asyncio.run(body())
+
+
+def test_another_model_is_the_way_out_where_the_live_one_does_not_start(
+    children,
+) -> None:
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            children.deeds = [fail(EOFError())]
+            children.start_failures = [ModelError("gone")] * 3
+            waiting = asyncio.ensure_future(segmenter.segment(np.zeros((4, 4))))
+            while "gone" not in (segmenter.trouble or ""):
+                await asyncio.sleep(0.001)
+            children.start_failures = []
+            await segmenter.swap(InferenceSpec("other"))
+            assert isinstance(await waiting, Segmentation)
+            assert segmenter.trouble is None
 
     asyncio.run(body())
