@@ -17,17 +17,16 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from emcopilot.errors import AdaptationError, EMcopilotError, StoreError
-from emcopilot.job_progress import JobReport
 from gpu_server import job_folders, job_rows, jobs
 from gpu_server.config import AdaptationSettings
 from gpu_server.domains import domain, reservoir_frames
+from gpu_server.job_course import Course
 from gpu_server.job_desk import JobDesk
-from gpu_server.job_rows import Job
-from gpu_server.jobs import Standing
+from gpu_server.job_rows import Job, Standing
 from gpu_server.publish import Signal
 from gpu_server.registry import Registry
 from gpu_server.store import Store
-from gpu_server.tables import AWAITING_OPERATOR, CANCELLED, FAILED, STAGES
+from gpu_server.tables import AWAITING_OPERATOR, CANCELLED, FAILED
 from gpu_server.traffic import Traffic
 from gpu_server.trainer import Answer, ProgressTail, Trainer
 from gpu_server.yielding import Yielding
@@ -35,13 +34,10 @@ from gpu_server.yielding import Yielding
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Mark = tuple[int, int, int]
-"""Round, stage and step: how far a job ever was."""
 
 MOST_STARTS = 4
 """Of a job's process without coming further: a first one and three more."""
 _LOOK_S = 0.5
-_EVENT_S = 3.0
 _RESTART_PAUSE_S = 1.0
 _STUMBLE_PAUSE_S = 5.0
 _WAIT_FOR_LIVE_S = 5.0
@@ -169,7 +165,7 @@ class Adaptation:
     async def _train(self, folder: Path, job: Job) -> Answer:
         """Run the job's process to its end, writing down what it reports."""
         tail = ProgressTail(folder)
-        course = _Course(await asyncio.to_thread(tail.new))
+        course = Course(await asyncio.to_thread(tail.new))
         async with Trainer(folder, self._settings) as trainer:
             yielding = asyncio.create_task(Yielding(trainer.group, self._traffic).run())
             try:
@@ -195,7 +191,7 @@ class Adaptation:
         with suppress(StoreError):
             self._write(lambda c: jobs.put_off(c, job.id))
 
-    async def _follow(self, job: Job, tail: ProgressTail, course: "_Course") -> None:
+    async def _follow(self, job: Job, tail: ProgressTail, course: Course) -> None:
         """Write down what is new; all of it in one transaction, whatever came."""
         reports = await asyncio.to_thread(tail.new)
         if not reports:
@@ -261,28 +257,3 @@ class Adaptation:
 
     async def _in_store(self, change: Callable[[sa.Connection], T]) -> T:
         return await asyncio.to_thread(self._write, change)
-
-
-class _Course:
-    """How far a job ever was, and when viewers were told last."""
-
-    def __init__(self, earlier: list[JobReport]) -> None:
-        self._furthest = max(map(_mark, earlier), default=(0, 0, 0))
-        self._stage = ""
-        self._told_s = 0.0
-
-    def take(self, reports: list[JobReport]) -> tuple[bool, bool]:
-        """Say whether some reports go beyond all earlier ones, and whether to tell of them."""
-        furthest = max(map(_mark, reports))
-        is_further = furthest > self._furthest
-        self._furthest = max(furthest, self._furthest)
-        now_s, stage = time.monotonic(), reports[-1].stage
-        tells = stage != self._stage or now_s - self._told_s >= _EVENT_S
-        if tells:
-            self._stage, self._told_s = stage, now_s
-        return is_further, tells
-
-
-def _mark(report: JobReport) -> Mark:
-    known = report.stage in STAGES
-    return report.round, STAGES.index(report.stage) if known else 0, report.step

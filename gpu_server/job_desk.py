@@ -15,8 +15,7 @@ from emcopilot.errors import AdaptationError
 from gpu_server import job_folders, job_rows, jobs
 from gpu_server.domains import domain, reservoir_frames
 from gpu_server.job_estimate import USUAL_FRAMES, Estimate, estimate
-from gpu_server.job_rows import Job, Preset
-from gpu_server.jobs import Order
+from gpu_server.job_rows import Job, Order, Preset
 from gpu_server.registry import Registry
 from gpu_server.store import Store
 from gpu_server.tables import frames

@@ -1,5 +1,6 @@
 """Adaptation jobs as their rows say: which there are, which is next, what earlier ones took."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,19 @@ from gpu_server.tables import (
 )
 
 Preset = Literal["quick", "standard", "paper"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What somebody wants learnt."""
+
+    domain_id: int
+    preset: Preset
+    model: str
+    """Id of the model to start from."""
+    frames: int
+    """How many of the domain's frames at most."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,17 @@ class Job:
     def is_open(self) -> bool:
         """Whether it goes on by itself."""
         return self.state in OPEN_JOB_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a running job is."""
+
+    stage: str
+    step: int
+    steps: int
+    eta_s: float | None
+    seconds: Mapping[str, float]
 
 
 def find(connection: sa.Connection, job_id: int) -> Job:

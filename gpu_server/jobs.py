@@ -6,13 +6,12 @@ transaction, and every change of state leaves an event; what a person did, a lin
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from emcopilot.errors import AdaptationError
 from gpu_server.events import announce, note
-from gpu_server.job_rows import Job, Preset, find, open_job
+from gpu_server.job_rows import Job, Order, Standing, find, open_job
 from gpu_server.tables import (
     AWAITING_OPERATOR,
     CANCELLED,
@@ -27,30 +26,6 @@ from gpu_server.tables import (
 
 class JobConflictError(AdaptationError):
     """The job, or another one of its domain, is not in a state that allows this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What somebody wants learnt."""
-
-    domain_id: int
-    preset: Preset
-    model: str
-    """Id of the model to start from."""
-    frames: int
-    """How many of the domain's frames at most."""
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a running job is."""
-
-    stage: str
-    step: int
-    steps: int
-    eta_s: float | None
-    seconds: Mapping[str, float]
 
 
 def add(connection: sa.Connection, order: Order, who: str, *, at: float) -> Job:

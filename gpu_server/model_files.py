@@ -21,7 +21,9 @@ STAGED = ".part"
 """Ends the name of a folder that is being written: never a model, and gone after a restart."""
 MAX_CARD_BYTES = 4 * 2**20
 
-_FILE = re.compile(r"(model\.safetensors|card\.json|(seen|report|replay)\.[a-z0-9]{1,12})")
+_FILE = re.compile(
+    r"(model\.safetensors|card\.json|(seen|report|replay)\.[a-z0-9]{1,12})"
+)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from gpu_server import job_rows, jobs
 from gpu_server.job_desk import JobDesk, NoSpaceError, TooFewFramesError
-from gpu_server.jobs import JobConflictError, Standing
+from gpu_server.job_rows import Standing
+from gpu_server.jobs import JobConflictError
 from gpu_server.tables import STAGES, audit, events
 
 
