@@ -2,8 +2,7 @@
 
 A file is complete by the agent's clock and arrives by ours. Delivery takes some time, which is
 never less than none: the quickest of the last files says by how much, at least, a clock runs
-ahead. A clock that is behind looks like a slow delivery, so it is told only where even the
-quickest file seems to have taken longer than any delivery of a live session does.
+ahead. A clock that is behind looks like files that waited for the network, so nothing is said.
 """
 
 import sqlalchemy as sa
@@ -11,15 +10,10 @@ import sqlalchemy as sa
 from gpu_server.tables import agents, files
 
 _FILES = 50
-_SLOW_S = 30.0
 
 
 def clocks_ahead_s(connection: sa.Connection) -> dict[int, float]:
-    """Return by agent how many seconds its clock is ahead; negative: behind.
-
-    Agents whose last files say nothing certain are left out: the clock is then right to within
-    the time that a file takes to come.
-    """
+    """Return by agent how many seconds, at least, its clock is ahead; others are left out."""
     found: dict[int, float] = {}
     enrolled = sa.select(agents.c.id).where(agents.c.public_key.is_not(None))
     for agent_id in connection.scalars(enrolled).all():
@@ -31,6 +25,6 @@ def clocks_ahead_s(connection: sa.Connection) -> dict[int, float]:
             .subquery()
         )
         quickest = connection.execute(sa.select(sa.func.min(took.c.took_s))).scalar()
-        if quickest is not None and (quickest < 0 or quickest > _SLOW_S):
+        if quickest is not None and quickest < 0:
             found[agent_id] = -quickest
     return found

@@ -1,6 +1,6 @@
 """What is asked or explained in a window of its own: pixel size, help."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from nicegui import ui
 
@@ -55,7 +55,7 @@ class HelpDialog:
 class PixelSizeDialog:
     """The operator's pixel size for a session."""
 
-    def __init__(self, use: Callable[[int, float | None], None]) -> None:
+    def __init__(self, use: Callable[[int, float | None], Awaitable[None]]) -> None:
         self._use = use
         self._header: LiveHeader | None = None
         with ui.dialog() as self._dialog, box("emc-dialog", "pixel-size"):
@@ -102,12 +102,12 @@ class PixelSizeDialog:
         else:
             self._seen.set_text("a positive number, e.g. 0.21")
 
-    def _accept(self) -> None:
+    async def _accept(self) -> None:
         if self._header and self._given:
             self._dialog.close()
-            self._use(self._header.session_id, self._given)
+            await self._use(self._header.session_id, self._given)
 
-    def _take_back(self) -> None:
+    async def _take_back(self) -> None:
         if self._header:
             self._dialog.close()
-            self._use(self._header.session_id, None)
+            await self._use(self._header.session_id, None)

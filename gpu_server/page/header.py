@@ -1,10 +1,9 @@
 """The head of the page: where one is, how the parts stand, and what one may do besides."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from nicegui import ui
-from nicegui.events import ValueChangeEventArguments
 
 from emcopilot.messages import SessionAnswer
 from gpu_server.page.panels import StatusLight, box, text
@@ -19,22 +18,22 @@ from gpu_server.page.wording import (
 from gpu_server.tokens import Identity
 
 _PICKED_FROM = 200
-"""Sessions in the list; older ones are found by typing nothing but their address."""
+"""Sessions in the list, the most recently active first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Commands:
     """What the menu can do; None where this viewer may not."""
 
-    pick: Callable[[int], None]
-    go_live: Callable[[], None]
-    export: Callable[[], None]
-    calibrate: Callable[[], None] | None
-    upload: Callable[[], None] | None
-    users: Callable[[], None] | None
-    theme: Callable[[], None]
-    help: Callable[[], None]
-    log_out: Callable[[], None]
+    pick: Callable[[int], Awaitable[None]]
+    go_live: Callable[[], object]
+    export: Callable[[], object]
+    calibrate: Callable[[], object] | None
+    upload: Callable[[], object] | None
+    users: Callable[[], object] | None
+    theme: Callable[[], object]
+    help: Callable[[], object]
+    log_out: Callable[[], object]
 
 
 class Header:
@@ -105,13 +104,13 @@ class Header:
         if chosen and self._picker.value != chosen.id:
             self._picker.set_value(chosen.id)
 
-    def _picked(self, event: ValueChangeEventArguments) -> None:
+    async def _picked(self) -> None:
         shown = self._picker.value
-        if isinstance(shown, int) and event.sender.is_deleted is False:
-            self._commands.pick(shown)
+        if isinstance(shown, int):
+            await self._commands.pick(shown)
 
 
-def _entries(commands: Commands) -> Mapping[str, Callable[[], None]]:
+def _entries(commands: Commands) -> Mapping[str, Callable[[], object]]:
     offered = {
         "Follow the newest frame": commands.go_live,
         "Export session": commands.export,

@@ -183,10 +183,12 @@ class OperatorPage:
             case "?":
                 self._help.toggle()
 
-    def _pick(self, session_id: int) -> None:
-        if session_id != self._session_id:
-            self._canvas.go_to(session_id, 2**31, 2**31)
-            self._session_id = session_id
+    async def _pick(self, session_id: int) -> None:
+        if session_id == self._session_id:
+            return
+        self._session_id = session_id
+        newest = await asyncio.to_thread(self._looker.last_number, session_id)
+        self._canvas.go_to(session_id, newest, newest)
 
     def _go_to(self, number: int) -> None:
         if self._session_id is not None:

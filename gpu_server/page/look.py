@@ -1,8 +1,8 @@
 """Reads what the page shows: the answers of REST itself, so that the two never disagree.
 
-Every open page asks twice a second. What does not change between two events is read once for
-all of them, and what takes long is not begun again before nine times as long has passed: a
-session of millions of particles costs a tenth of a core, however many look at it.
+Every open page asks twice a second. What is the same for all is read once for all, and what
+takes long is not begun again before nine times as long has passed: a session of millions of
+particles costs a tenth of a core, however many look at it.
 """
 
 import threading
@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emcopilot.messages import PsdAnswer, SessionAnswer, TimelineAnswer
+from emcopilot.messages import (
+    AgentAnswer,
+    ProblemFile,
+    PsdAnswer,
+    SessionAnswer,
+    Stats,
+    TimelineAnswer,
+)
 from emcopilot.psd import Psd, measure_psd
 from emcopilot.review_messages import Mark
 from gpu_server.accounts import last_event
@@ -33,9 +40,23 @@ TARGET = 0.02
 TIMELINE_POINTS = 800
 """A chart of a few hundred pixels shows no more."""
 _MINUTE_S = 60.0
+_FRESH_S = 0.3
 _PROBLEMS_SHOWN = 50
 _SESSIONS_KEPT = 8
 _REST_SHARE = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Common:
+    """What every page shows alike."""
+
+    sessions: list[SessionAnswer]
+    stats: Stats
+    agents: list[AgentAnswer]
+    clocks_s: dict[int, float]
+    problems: list[ProblemFile]
+    until: float
+    """Monotonic time at which it is read anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +89,8 @@ class StoreLooker:
         self._segmenter = segmenter
         self._lock = threading.Lock()
         self._measuring = threading.Lock()
-        self._sessions: tuple[int, list[SessionAnswer]] = (-1, [])
+        self._reading = threading.Lock()
+        self._common: _Common | None = None
         self._courses: OrderedDict[tuple[int, int | None], _Kept] = OrderedDict()
 
     def view(self, wanted: Wanted) -> View:
@@ -80,25 +102,27 @@ class StoreLooker:
             If the database cannot be read just now.
         """
         services, segmenter = self._services(), self._segmenter()
-        sessions = self._session_list(services)
-        session = _chosen(sessions, wanted.session_id)
+        common = self._common_now(services)
+        session = _chosen(common.sessions, wanted.session_id)
         probed = {name: probe() for name, probe in services.probes.items()}
-        with services.store.read() as connection:
-            newest = last_number(connection, session.id) if session else 0
-            clocks_s = clocks_ahead_s(connection)
         return View(
             at=time.time(),
-            sessions=sessions,
+            sessions=common.sessions,
             session=session,
-            last_number=newest,
-            stats=agents.stats(services),
-            agents=[agent for agent in agents.agents(services) if agent.enrolled],
-            clocks_s=clocks_s,
-            problems=agents.problems(services)[:_PROBLEMS_SHOWN],
+            last_number=self.last_number(session.id) if session else 0,
+            stats=common.stats,
+            agents=common.agents,
+            clocks_s=common.clocks_s,
+            problems=common.problems,
             troubles={name: why for name, why in probed.items() if why},
             device=segmenter.device,
             model_id=segmenter.model_id,
         )
+
+    def last_number(self, session_id: int) -> int:
+        """Return the number of a session's newest frame; 0 without any."""
+        with self._services().store.read() as connection:
+            return last_number(connection, session_id)
 
     def measured(self, wanted: Wanted) -> Measured:
         """Read distribution, convergence and curves; blocks longer for long sessions.
@@ -109,7 +133,7 @@ class StoreLooker:
             If the database cannot be read just now.
         """
         services = self._services()
-        session = _chosen(self._session_list(services), wanted.session_id)
+        session = _chosen(self._common_now(services).sessions, wanted.session_id)
         if session is None:
             return Measured(nothing_yet(), None, None, [])
         course = self._course(services, session.id, wanted.bins)
@@ -119,14 +143,12 @@ class StoreLooker:
         convergence = results.convergence_of(course.figures, TARGET, 0.0)
         return Measured(psd, convergence, course.timeline, course.marks)
 
-    def _session_list(self, services: Services) -> list[SessionAnswer]:
-        with services.store.read() as connection:
-            event = last_event(connection)
-        known, answer = self._sessions
-        if known != event:
-            answer = results.sessions(services)
-            self._sessions = event, answer
-        return answer
+    def _common_now(self, services: Services) -> _Common:
+        """Return what is the same for every page, read for all of them at once."""
+        with self._reading:
+            if self._common is None or time.monotonic() >= self._common.until:
+                self._common = _read_common(services)
+            return self._common
 
     def _course(self, services: Services, session_id: int, bins: int | None) -> _Course:
         key = session_id, bins
@@ -169,6 +191,18 @@ class StoreLooker:
             while len(self._courses) > _SESSIONS_KEPT:
                 self._courses.popitem(last=False)
         return course
+
+
+def _read_common(services: Services) -> _Common:
+    began = time.monotonic()
+    with services.store.read() as connection:
+        clocks_s = clocks_ahead_s(connection)
+    sessions, stats = results.sessions(services), agents.stats(services)
+    enrolled = [agent for agent in agents.agents(services) if agent.enrolled]
+    problems = agents.problems(services)[:_PROBLEMS_SHOWN]
+    ended = time.monotonic()
+    rest_s = max(_FRESH_S, _REST_SHARE * (ended - began))
+    return _Common(sessions, stats, enrolled, clocks_s, problems, ended + rest_s)
 
 
 def _chosen(sessions: list[SessionAnswer], wanted: int | None) -> SessionAnswer | None:

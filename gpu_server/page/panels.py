@@ -4,7 +4,7 @@ Labels escape what they show, and props are set by name and never parsed from a 
 files, sessions and microscopes come from outside.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from nicegui import ui
@@ -117,7 +117,7 @@ class Agents:
 class Problems:
     """Files without a result, by name and with the reason, and another try."""
 
-    def __init__(self, retry: Callable[[int], None] | None) -> None:
+    def __init__(self, retry: Callable[[int], Awaitable[None]] | None) -> None:
         self._retry = retry
         with box("emc-panel scrolls"):
             with box("emc-heading"):

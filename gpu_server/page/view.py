@@ -72,6 +72,10 @@ class Looker(Protocol):
         """Read what is cheap: milliseconds."""
         ...
 
+    def last_number(self, session_id: int) -> int:
+        """Return the number of a session's newest frame."""
+        ...
+
     def measured(self, wanted: Wanted) -> Measured:
         """Read what takes longer the more particles there are."""
         ...

@@ -67,11 +67,9 @@ def duration(seconds: float) -> str:
 
 def clock_text(ahead_s: float | None) -> list[str]:
     """Say that a microscope's clock is off, where it is."""
-    if ahead_s is None or abs(ahead_s) < 1.0:
+    if ahead_s is None or ahead_s < 1.0:
         return []
-    way = "ahead of" if ahead_s > 0 else "behind"
-    by = duration(abs(ahead_s))
-    return [f"its clock is {by} {way} the server's: times are off by that"]
+    return [f"its clock is {duration(ahead_s)} ahead: times are off by that"]
 
 
 def session_choice(session: SessionAnswer) -> str:

@@ -54,7 +54,6 @@ export class Film {
       const packet = await this.stored.get(session, wanted);
       if (!packet || this.mode !== "review" || this.number !== wanted) return;
       await this.viewer.show(packet);
-      this.viewer.say("");
       this.#prepare(wanted + forward);
     } catch (error) {
       if (this.mode === "review" && this.number === wanted) this.viewer.say(error.message, true);

@@ -58,7 +58,12 @@ export class FrameViewer {
 
   /** Show one packet; resolves when it is drawn. */
   async show(packet) {
+    const turn = (this.turn = (this.turn ?? 0) + 1);
     const image = await createImageBitmap(new Blob([packet.jpeg], { type: "image/jpeg" }));
+    if (turn !== this.turn) { // a later packet was unpacked sooner: this one is past
+      image.close();
+      return;
+    }
     const before = this.frame?.image;
     const resized = before?.width !== image.width || before?.height !== image.height;
     before?.close();

@@ -8,7 +8,7 @@ const PRESSED_BY_SPACE = "button, a, [role=button], [role=switch], [role=checkbo
 export function wishOf(event) {
   const { key, shiftKey: shift, target } = event;
   if (event.altKey || event.metaKey || target.closest?.(TYPED_IN)) return "";
-  if (document.querySelector(".q-dialog")) return "";
+  if (document.querySelector(".q-dialog, .q-menu")) return ""; // they have keys of their own
   if (event.ctrlKey) return key.toLowerCase() === "z" && !event.repeat ? "undo" : "";
   if (target.closest?.(MOVED_BY_ARROWS) && /^(Arrow|Home|End|Page)/.test(key)) return "";
   if (target.closest?.(PRESSED_BY_SPACE) && (key === " " || key === "Enter")) return "";

