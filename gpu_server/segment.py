@@ -361,8 +361,15 @@ async def _exchange(
     """Ask a child that is not live; whatever goes wrong speaks against its model."""
     try:
         return await asyncio.to_thread(child.exchange, frames)
+    except ModelError:
+        raise  # its answer, and it is ready for the next frame
     except (OSError, EOFError) as error:  # a time-out is an OSError, too
+        child.kill()
         raise ModelError(
             f"the inference process of {child.model_id} ended, or did not answer, on a frame of "
             f"{frames[0].shape[1]} x {frames[0].shape[0]} px: {error!r}; see the server's log"
         ) from error
+    except BaseException:
+        # Nobody waits for the answer any more: the next frame must not get it.
+        child.kill()
+        raise

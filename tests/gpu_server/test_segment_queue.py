@@ -9,7 +9,7 @@ import pytest
 
 from emcopilot.errors import ModelError
 from gpu_server import segment as segment_module
-from gpu_server.segment import InferenceSpec, Segmentation, Segmenter
+from gpu_server.segment import InferenceSpec, Segmentation, Segmenter, Trial
 
 Deed = Callable[[list[np.ndarray]], list[Segmentation]]
 
@@ -221,6 +221,43 @@ def test_a_swap_that_fails_leaves_the_live_child_as_it_was(children, what: str) 
             await segmenter.segment(np.zeros((4, 4)))
             assert segmenter._child is old
             assert (segmenter.spec.model, segmenter.restarts) == ("base", 0)
+
+    asyncio.run(body())
+
+
+def test_a_child_that_dies_after_a_swap_starts_again_with_the_new_weights(
+    children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Noted(Child):
+        def __init__(self, spec: InferenceSpec) -> None:
+            super().__init__(spec)
+            asked.append(spec.model)
+
+    monkeypatch.setattr(segment_module, "InferenceChild", Noted)
+
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            await segmenter.swap(InferenceSpec("other"))
+            children.deeds = [fail(EOFError())]
+            await segmenter.segment(np.zeros((4, 4)))
+            assert segmenter.restarts == 1
+
+    asyncio.run(body())
+    assert asked == ["base", "other", "other"]
+
+
+@pytest.mark.parametrize("error", [EOFError(), TimeoutError(), ValueError("no JSON")])
+def test_a_trial_whose_answer_nobody_heard_is_not_asked_again(
+    children, error: Exception
+) -> None:
+    async def body() -> None:
+        child = Child(InferenceSpec())
+        children.deeds = [fail(error)]
+        with pytest.raises((ModelError, ValueError)):
+            await Trial(child).segment(np.zeros((4, 4)))  # type: ignore[arg-type]
+        assert not child.is_alive
 
     asyncio.run(body())
 
