@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,11 @@ def figures(
         t for at, t, _ in sent if promoting <= at < promoted or rolling <= at < rolled
     ]
     first = min((row for row in sent if row[2] == other), key=lambda row: row[0])
+    answered = sorted((at + took, model_id) for at, took, model_id in sent)
+    gaps = [
+        (later - earlier, one != next_one)
+        for (earlier, one), (later, next_one) in pairwise(answered)
+    ]
     return {
         "device": device,
         "frames": len(sent),
@@ -144,6 +150,11 @@ def figures(
         "starting_p95_ms": 1000 * float(np.quantile(busy, 0.95)),
         "starting_max_ms": 1000 * max(busy),
         "first_frame_after_ms": 1000 * first[1],
+        # Between two answers, and between the last of one model and the first of the next: the
+        # difference is the pause, also where frames queue.
+        "gap_p50_ms": 1000
+        * float(np.median([gap for gap, swaps in gaps if not swaps])),
+        "gap_over_swap_ms": [1000 * gap for gap, swaps in gaps if swaps],
         "promote_s": promoted - promoting,
         "rollback_s": rolled - rolling,
         "models": sorted({row[2] for row in sent}),
