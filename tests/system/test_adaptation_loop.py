@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-import tifffile
 
+from emcopilot.virtual_microscope import acquire
 from gpu_server.demo_programs import DemoPrograms
 from gpu_server.tables import STAGES
 from gpu_server.tokens import Tokens
@@ -62,13 +62,18 @@ def http(site: DemoPrograms) -> Iterator[httpx.Client]:
         yield client
 
 
-def add_frames(site: DemoPrograms, count: int, first: int) -> None:
-    """Let the agent find some more frames, and wait for their results."""
+def add_frames(site: DemoPrograms, count: int, seed: int) -> None:
+    """Let the virtual microscope take some more frames, and wait for their results."""
     before = sum(site.done())
-    for number in range(first, first + count):
-        part = site.watched / f"frame_{number:04}.part"
-        tifffile.imwrite(part, tiny_job.bright_field(number))
-        part.rename(part.with_suffix(".tif"))
+    acquire(
+        site.watched,
+        mode="bf",
+        frames=count,
+        fps=1000.0,
+        size=256,
+        seed=seed,
+        truth_path=site.truth,
+    )
     site.wait_until_done(before + count)
 
 
@@ -88,7 +93,7 @@ def until(what, seconds: float):
 
 @pytest.fixture(scope="module")
 def domain(site: DemoPrograms, http: httpx.Client) -> int:
-    add_frames(site, 8, 0)
+    add_frames(site, 10, seed=5)
 
     def ready() -> int | None:
         for one in http.get("/domains").json():
@@ -144,7 +149,7 @@ def test_a_job_leaves_a_candidate_with_curves_pictures_and_a_report(
 def test_nothing_went_live_by_itself(
     http: httpx.Client, job: dict[str, object], site: DemoPrograms
 ) -> None:
-    add_frames(site, 1, 20)
+    add_frames(site, 1, seed=6)
     assert newest(http)["model_id"] == job["model"]
 
 
@@ -155,8 +160,8 @@ def test_the_promoted_candidate_makes_the_next_result_and_a_roll_back_undoes_it(
     answer = http.post(f"/models/{job['candidate']}/promote", json=wanted)
     assert answer.status_code == 200, answer.text
     assert http.get(f"/jobs/{job['id']}").json()["state"] == "promoted"
-    add_frames(site, 1, 21)
+    add_frames(site, 1, seed=7)
     assert newest(http)["model_id"] == job["candidate"]
     assert http.post("/models/rollback").status_code == 200
-    add_frames(site, 1, 22)
+    add_frames(site, 1, seed=8)
     assert newest(http)["model_id"] == job["model"]
