@@ -1,26 +1,38 @@
 """Frames join domains, reservoirs stay bounded and fair, sessions raise the alarm."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from scipy import ndimage
 
 from emcopilot.decode import Frame
-from emcopilot.frame_look import LOOK_WIDTH, NETWORK_WIDTH, STATISTICS, FrameLook
+from emcopilot.frame_look import (
+    LOOK_WIDTH,
+    NETWORK_WIDTH,
+    STATISTICS,
+    FrameLook,
+    ruined,
+)
 from emcopilot.seen import SEEN_FILE, Seen
+from emcopilot.simulate import demo_scene
+from emcopilot.simulate import film as simulated_film
 from gpu_server import domains, reservoir, shift_rows
 from gpu_server.accumulate import Accumulator
 from gpu_server.inference_child import Segmentation
 from gpu_server.tables import domains as domain_table
 from gpu_server.tables import events, frames, looks, models, promotions
 from gpu_server.tables import reservoir as reservoir_table
+from models.look import Looker
 
 HAADF = {"polarity": 0.4, "structure": 1.5, "sharpness": -0.9, "grain_px": 4.0}
 BF = HAADF | {"polarity": -0.4}
+UNSET = "unset"
 AT_BF = 15.0
 """Where bright field lies in these tests; HAADF lies at 0."""
 
@@ -46,6 +58,24 @@ class Film:
     model_id: str = "threshold"
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(0))
     number: int = 0
+    real: FrameLook | str | None = UNSET
+
+    def show_pixels(
+        self, shown: Iterable[np.ndarray], looker: Looker, *, is_empty: bool = False
+    ) -> list[int]:
+        """Show frames as they are, each with its real look."""
+        taken = []
+        for pixels in shown:
+            found = ruined(pixels) is None
+            self.real = looker(pixels) if found else None
+            taken += self.show(1, features=looker.features, is_empty=is_empty)
+        self.real = UNSET
+        return taken
+
+    def flaws(self, frame_ids: list[int]) -> list[str | None]:
+        """Return the flaws of frames, in order."""
+        chosen = sa.select(looks).where(looks.c.frame_id.in_(frame_ids))
+        return [row.flaw for row in self.rows(chosen.order_by(looks.c.frame_id))]
 
     def show(
         self,
@@ -82,7 +112,9 @@ class Film:
             self.model_id,
             0.01,
             "cpu",
-            look=look(place, self.number, statistics),
+            look=look(place, self.number, statistics)
+            if self.real is UNSET
+            else self.real,
             features=features,
             seen=self.seen,
         )
@@ -480,3 +512,30 @@ def test_a_failure_here_is_counted_and_never_the_frames(film, lab) -> None:
     assert film.accumulate.failures == 2
     states = {row.state for row in film.rows(sa.select(frames.c.state))}
     assert states == {"processed"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_film_its_other_mode_and_its_mishaps_are_told_apart(film) -> None:
+    looker = Looker.load()
+    rng = np.random.default_rng(6)
+    first, second = (
+        simulated_film(demo_scene(mode, size=256), 3) for mode in ("haadf", "bf")
+    )
+    haadf = [frame.pixels for frame in islice(first, 90)]
+    bf = [frame.pixels for frame in islice(second, 40)]
+    before = film.show_pixels(haadf[:50], looker)
+    soft = [
+        ndimage.gaussian_filter(pixels.astype(np.float32), 6)
+        + rng.normal(0, 2, pixels.shape)
+        for pixels in haadf[50:58]
+    ]
+    assert film.flaws(film.show_pixels(soft, looker)).count("defocused") >= 6
+    dark = [rng.poisson(30, (256, 256)) for _ in range(5)]
+    shown = film.show_pixels(dark, looker, is_empty=True)
+    assert film.flaws(shown) == ["blank"] * 5
+    after = film.show_pixels(haadf[58:70], looker)
+    film.show_pixels(bf, looker)
+    back = film.show_pixels(haadf[70:], looker)
+    assert set(film.flaws(before + after + back)) == {None}
+    assert sorted(d.frame_count for d in known_domains(film)) == [40, 82]
