@@ -42,6 +42,7 @@ class Header:
     def __init__(self, who: Identity, commands: Commands) -> None:
         self._commands = commands
         self._names: dict[int, str] = {}
+        self._chosen: int | None = None
         with box("emc-header"):
             with box("emc-where"):
                 ui.label("EMcopilot").classes("emc-title")
@@ -101,12 +102,16 @@ class Header:
         if names != self._names:
             self._names = names
             self._picker.set_options(names)
-        if chosen and self._picker.value != chosen.id:
-            self._picker.set_value(chosen.id)
+        if chosen:
+            self._chosen = chosen.id  # known before it is set: nobody picked it
+            if self._picker.value != chosen.id:
+                self._picker.set_value(chosen.id)
 
     async def _picked(self) -> None:
         shown = self._picker.value
-        if isinstance(shown, int):
+        if isinstance(shown, int) and shown != self._chosen:
+            self._chosen = shown
+            self._picker.run_method("blur")  # keys are for the film now, not for typing
             await self._commands.pick(shown)
 
 

@@ -29,10 +29,14 @@ HTML = """<!doctype html><style>body { margin: 0; font-family: sans-serif }
 canvas { width: 512px; height: 512px }</style><canvas></canvas>
 <script type="module">
 import { FrameViewer } from "/index.js";
+import { levels } from "/levels.js";
 import { readPacket } from "/packet.js";
+import { colourOf } from "/particles.js";
 window.viewer = new FrameViewer(document.querySelector("canvas"), {
   onHover: (text) => { window.hover = text; },
+  onPick: (packet, index) => { window.picked = packet.ids[index]; },
 });
+Object.assign(window, { levels, colourOf });
 const write = CanvasRenderingContext2D.prototype.fillText;
 CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
   window.words = [...(window.words ?? []), text];
@@ -176,3 +180,77 @@ def test_doubt_alone_gives_no_range_of_diameters(viewer: Viewer) -> None:
     assert (header.doubtful, header.counted) == (3, 3)
     viewer.show("none", [0.1, 0.2, 0.3])
     assert coloured(viewer.around(0)) == coloured(viewer.around(2)) == 0
+
+
+def test_a_click_picks_a_particle_and_a_drag_does_not(viewer: Viewer) -> None:
+    viewer.show("sure", [0.9, 0.9, 0.9])
+    mouse, (centre_y, centre_x) = viewer.page.mouse, CENTRES[1]
+    viewer.page.evaluate("window.picked = null")
+    mouse.move(centre_x, centre_y)
+    mouse.down()
+    mouse.move(centre_x + 30, centre_y, steps=3)
+    mouse.up()
+    assert viewer.page.evaluate("window.picked") is None
+    viewer.page.evaluate("window.viewer.fit()")
+    mouse.click(centre_x + 2, centre_y)
+    assert viewer.page.evaluate("window.picked") == 2
+    viewer.page.evaluate("window.picked = null")
+    mouse.click(4, 4)  # nothing lies there
+    assert viewer.page.evaluate("window.picked") is None
+
+
+def test_a_rejected_particle_is_dotted_says_so_and_is_counted(viewer: Viewer) -> None:
+    viewer.show("sure", [0.9, 0.9, 0.9])
+    kept = coloured(viewer.around(0))
+    viewer.page.evaluate(
+        """() => { const { packet } = window.viewer.frame;
+        packet.flags[0] |= 2; window.viewer.restyle(packet); }"""
+    )
+    assert viewer.page.evaluate("window.viewer.rejected") == 1
+    assert 10 < coloured(viewer.around(0)) < 0.7 * kept  # dots of a fifth of the line
+    viewer.page.mouse.move(CENTRES[0][1], CENTRES[0][0])
+    assert "rejected" in viewer.page.evaluate("window.hover")
+    viewer.page.mouse.move(SIDE_PX - 2, 2)
+
+
+def test_the_keyboard_goes_round_all_particles_and_a_speck_is_zoomed_to(
+    viewer: Viewer,
+) -> None:
+    viewer.show("sure", [0.9, 0.9, 0.9])
+    said = [viewer.page.evaluate("window.viewer.choose(1)") for _ in range(4)]
+    assert [text.rpartition(", ")[2] for text in said] == [
+        "1 of 3", "2 of 3", "3 of 3", "1 of 3",
+    ]  # fmt: skip
+    assert viewer.page.evaluate("window.viewer.choose(-1)").endswith("3 of 3")
+    viewer.page.evaluate(
+        "window.viewer.view = { scale: 0.05, x: 240, y: 240 }; window.viewer.choose(1)"
+    )
+    assert viewer.page.evaluate("window.viewer.view.scale") > 0.5
+    viewer.page.evaluate("window.viewer.unchoose(); window.viewer.fit()")
+
+
+def test_auto_levels_spread_what_is_in_sight_over_the_whole_range(
+    viewer: Viewer,
+) -> None:
+    black, white = viewer.page.evaluate(
+        """() => { const { brightness, contrast } = window.levels(0.2, 0.7);
+        const shown = (v) => (v * brightness - 0.5) * contrast + 0.5;
+        return [shown(0.2), shown(0.7)]; }"""
+    )
+    assert (black, white) == (pytest.approx(0, abs=1e-9), pytest.approx(1, abs=1e-9))
+    viewer.show("sure", [0.9, 0.9, 0.9])
+    found = viewer.page.evaluate("window.viewer.autoLevels()")
+    assert found["brightness"] > 0
+    assert found["contrast"] > 1
+
+
+def test_the_scale_of_diameters_grows_lighter_all_the_way(viewer: Viewer) -> None:
+    colours = viewer.page.evaluate(
+        "[0, 0.25, 0.5, 0.75, 1].map((share) => window.colourOf(share))"
+    )
+    luminance = [
+        float(np.dot([0.2126, 0.7152, 0.0722], [int(v) for v in c[4:-1].split()]))
+        for c in colours
+    ]
+    assert luminance == sorted(luminance)
+    assert luminance[0] > 100  # seen on a dark micrograph
