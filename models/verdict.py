@@ -22,9 +22,12 @@ Word = Literal["promote", "doubtful", "reject"]
 
 GRAIN = 0.15
 """Added noise, in units of a normalised frame: hardly seen."""
-CLEARLY_BETTER, AS_GOOD = 1.0, 0.95
-"""Of the better rival's worth: from the first on a candidate is promoted, below the second
-rejected."""
+CLEARLY_BETTER = 1.05
+"""Times the incumbent's worth, from which on a candidate is promoted: it takes the incumbent's
+place, not the classical cut's."""
+AS_GOOD = 0.95
+"""Of the better rival's worth, be it the classical cut's, below which a candidate is rejected. On
+a clean simulated film, where both reach 0.97 MIoU, the two are worth the same within 2 %."""
 LEAST_FIDELITY = 0.9
 """Overlap of the synthetic set with its masks below which nothing learnt from it is trusted."""
 
@@ -102,21 +105,20 @@ def verdict(
     forgotten : sequence of str
         What the candidate lost that the incumbent was good at, in words.
     """
-    name, rival = max(
-        (("incumbent", incumbent), ("classical cut", classical)),
-        key=lambda one: one[1].worth,
-    )
-    ratio = candidate.worth / rival.worth if rival.worth else np.inf
+    rival = max(incumbent.worth, classical.worth)
     reasons = (
-        f"outlines are worth {candidate.worth:.3f} on held-back real frames, the {name}'s "
-        f"{rival.worth:.3f}",
+        f"outlines are worth {candidate.worth:.3f} on held-back real frames, the incumbent's "
+        f"{incumbent.worth:.3f}, the classical cut's {classical.worth:.3f}",
         f"masks of the synthetic set are true to {fidelity:.3f} (asked: {LEAST_FIDELITY})",
         f"MIoU on synthetic frames changes by {synthetic_gain:+.3f}",
         *(f"forgets: {what}" for what in forgotten),
     )
     if candidate.worth == 0:
         return Verdict("reject", ("the candidate finds no particle", *reasons))
-    if fidelity < LEAST_FIDELITY or ratio < AS_GOOD or synthetic_gain < 0:
+    is_as_good = candidate.worth >= AS_GOOD * rival
+    if fidelity < LEAST_FIDELITY or synthetic_gain < 0 or not is_as_good:
         return Verdict("reject", reasons)
-    is_clear = ratio >= CLEARLY_BETTER and rival.worth > 0 and not forgotten
+    is_better = candidate.worth >= CLEARLY_BETTER * incumbent.worth
+    # Where no rival finds anything either, nothing speaks for what the candidate finds.
+    is_clear = is_better and rival > 0 and not forgotten
     return Verdict("promote" if is_clear else "doubtful", reasons)

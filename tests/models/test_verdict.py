@@ -37,6 +37,9 @@ def test_a_better_candidate_is_promoted_and_a_worse_one_is_not() -> None:
     assert verdict(GOOD, POOR, POOR, **fine).word == "promote"
     assert verdict(POOR, GOOD, POOR, **fine).word == "reject"
     assert verdict(POOR, POOR, GOOD, **fine).word == "reject"
+    assert verdict(GOOD, GOOD, POOR, **fine).word == "doubtful"
+    assert verdict(GOOD, POOR, GOOD, **fine).word == "promote"
+    assert verdict(GOOD, NOTHING, GOOD, **fine).word == "promote"
     assert verdict(GOOD, NOTHING, NOTHING, **fine).word == "doubtful"
     assert verdict(NOTHING, NOTHING, NOTHING, **fine).word == "reject"
 
