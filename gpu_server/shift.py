@@ -27,8 +27,9 @@ LEFT = 2.0
 """Distance from the session's own past, in usual scales, at which frames are of another kind."""
 FAR_AFTER_LEAVING = 1.15
 """Stands for `FAR` where frames left the session's past: the two witnesses support each other."""
-_DOUBT_TIMES, _LEAST_DOUBT = 2.0, 0.5
-"""Times the doubt on known frames, and at least as much as makes rough masks untrustworthy."""
+_DOUBT_TIMES, _LEAST_DOUBT = 2.0, 1.0
+"""Times the doubt on known frames, and at least as many pixels as are held for particles: less
+comes late in films whose particles grow beyond what was trained on."""
 _NOTHING_FOUND = 1.2
 """Score of a frame without particles in a session that had them."""
 _HOME, _HAD_PARTICLES = 40, 4
