@@ -186,12 +186,13 @@ def film(server: Server) -> dict:
 
 
 def pick_film(visit: Visit, server: Server) -> None:
+    frames = server.rest(f"/sessions/{film(server)['id']}/frames")["frames"]
     picker = visit.page.locator(".emc-picker input")
     if "film" not in picker.input_value():
         picker.click()
         visit.page.locator(".emc-sessions .q-item", has_text="film").click()
+        visit.wait_shown("frame", f"^{frames[0]['id']}$")  # the newest one first
     visit.press("Home")
-    frames = server.rest(f"/sessions/{film(server)['id']}/frames")["frames"]
     visit.wait_shown("frame", f"^{frames[-1]['id']}$")
 
 
@@ -358,11 +359,11 @@ def test_a_session_is_exported_by_the_menu(visit: Visit, server: Server) -> None
 def test_dropped_files_are_stored_in_a_session_of_their_own(
     visit: Visit, server: Server, tmp_path: Path
 ) -> None:
-    frame = tmp_path / "<b>dropped</b>.tif"
+    frame = tmp_path / "<b>dropped.tif"
     frame.write_bytes(b"II*\x00" + b"\x00" * 60)
     visit.page.locator(".emc-drop input[type=file]").set_input_files(frame)
     expect(visit.part("uploads")).to_contain_text("stored", timeout=PATIENCE_MS)
-    expect(visit.part("uploads")).to_contain_text("<b>dropped</b>.tif")
+    expect(visit.part("uploads")).to_contain_text("<b>dropped.tif")
     names = [session["name"] for session in server.rest("/sessions")]
     assert any(name.startswith("uploads 2") for name in names)
     visit.part("uploads").get_by_role("button", name="Close").click()
