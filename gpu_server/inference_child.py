@@ -19,6 +19,8 @@ from emcopilot.errors import ConfigError, ModelError
 from emcopilot.frame_look import FrameLook
 
 _START_TIMEOUT_S = 300.0
+_BACKGROUND_START_TIMEOUT_S = 1800.0
+"""In time that nothing else wants, a busy machine takes longer."""
 _FRAME_TIMEOUT_S = 180.0
 _PIXEL_TIMEOUT_S = 10e-6
 """On top, a pixel: large frames take minutes on a CPU that does other work as well."""
@@ -66,10 +68,17 @@ class Segmentation:
     """Where it is written what this very model was trained on; the file may not be there."""
 
 
+class SlowStartError(ModelError):
+    """The network could not be loaded in time, which says nothing against its model."""
+
+
 class InferenceChild:
     """The process and its pipe; every call blocks, so callers use a thread."""
 
     def __init__(self, spec: InferenceSpec) -> None:
+        self._start_timeout_s = (
+            _BACKGROUND_START_TIMEOUT_S if spec.is_background else _START_TIMEOUT_S
+        )
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -99,8 +108,14 @@ class InferenceChild:
             If the device is not there, the weights do not fit, or the process ends.
         """
         try:
-            ready = _receive(self._pipe, _START_TIMEOUT_S)
-        except (EOFError, OSError) as error:  # a time-out is an OSError, too
+            ready = _receive(self._pipe, self._start_timeout_s)
+        except TimeoutError as error:
+            self.kill()
+            raise SlowStartError(
+                f"the network was not loaded within {self._start_timeout_s:.0f} s: this machine "
+                "is too busy; try again when it has less to do"
+            ) from error
+        except (EOFError, OSError) as error:
             self.kill()
             raise ModelError(
                 "the inference process ended while it loaded the network; "
@@ -166,10 +181,10 @@ def _serve(connection: Connection, spec: InferenceSpec) -> None:
 
 
 def _step_back() -> None:
+    # Behind live frames, but ahead of a training that runs in SCHED_IDLE: somebody waits for a
+    # comparison or a self-test, and in SCHED_IDLE a busy machine starves them for minutes.
     if hasattr(os, "nice"):  # POSIX; elsewhere it competes, one frame at a time
         os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):  # Linux
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def raw_bytes(array: NDArray[np.generic]) -> memoryview:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from emcopilot.errors import ModelError
 from gpu_server.golden import Masks, golden_frames, read_masks, self_test, write_masks
+from gpu_server.inference_child import SlowStartError
 from gpu_server.model_archive import unpack, write_archive
 from gpu_server.model_files import STAGED, UnfitModelError
 from gpu_server.promotion import Promotion
@@ -100,7 +101,7 @@ async def _tested(side: SideSegmenter, folder: Path, expected: Masks | None) -> 
     try:
         async with side.using(folder) as trial:
             return await self_test(trial.segment, expected)
-    except UnfitModelError:
-        raise
+    except (UnfitModelError, SlowStartError):
+        raise  # a busy machine is no model's fault
     except ModelError as error:
         raise UnfitModelError(f"self-test: it cannot be loaded: {error}") from error
