@@ -92,3 +92,16 @@ def test_overlay_colours_by_what_counts() -> None:
 def test_png_is_lossless() -> None:
     shown = np.random.default_rng(1).integers(0, 256, (33, 44)).astype(np.uint8)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(shown)))), shown)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_whole_counts_by_table_come_out_as_by_arithmetic(dtype: type) -> None:
+    rng = np.random.default_rng(4)
+    for counts in (
+        rng.poisson(90, (700, 900)),
+        rng.integers(0, np.iinfo(dtype).max + 1, (64, 80)),
+        np.where(rng.random((300, 300)) > 0.9999, 200, 7),  # nearly constant
+        np.full((20, 30), 5),
+    ):
+        pixels = counts.astype(dtype)
+        np.testing.assert_array_equal(picture(pixels), picture(pixels.astype(np.int32)))
