@@ -29,7 +29,7 @@ class Mark(Payload):
 class Marks(Payload):
     """What happened to a session, in order of time; the newest where there is too much."""
 
-    marks: list[Mark] = Field(default_factory=list)
+    marks: list[Mark] = Field(default_factory=list[Mark])
 
 
 class UploadAnswer(Payload):

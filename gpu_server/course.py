@@ -6,6 +6,7 @@ joined into one array, and everything about frames is an array operation on that
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -172,11 +173,11 @@ def _count_nan(sizes: FloatArray, offsets: IntArray) -> IntArray:
     return so_far[offsets[1:]] - so_far[offsets[:-1]]
 
 
-def _edges(rows: list[sa.Row], y: str, x: str) -> FloatArray:
+def _edges(rows: Sequence[sa.Row], y: str, x: str) -> FloatArray:
     return np.sqrt(_column(rows, y, np.float64) * _column(rows, x, np.float64))
 
 
-def _column(rows: list[sa.Row], name: str, dtype: type) -> NDArray:
+def _column(rows: Sequence[sa.Row], name: str, dtype: type) -> NDArray:
     get = itemgetter(_NAMES.index(name))
     if dtype is np.float64:
         values = (math.nan if value is None else value for value in map(get, rows))

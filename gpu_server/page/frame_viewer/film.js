@@ -52,9 +52,10 @@ export class Film {
     this.#tell();
     try {
       const packet = await this.stored.get(session, wanted);
-      if (!packet || this.mode !== "review" || this.number !== wanted) return;
+      // Frames come in the order of the wishes: one that is overtaken is still worth a glance.
+      if (!packet || this.mode !== "review" || this.session !== session) return;
       await this.viewer.show(packet);
-      this.#prepare(wanted + forward);
+      if (this.number === wanted) this.#prepare(wanted + forward);
     } catch (error) {
       if (this.mode === "review" && this.number === wanted) this.viewer.say(error.message, true);
     }

@@ -4,7 +4,7 @@ import { readPacket } from "./packet.js";
 
 const KEPT = 24; // packets of some 300 kB
 const FRESH_MS = 15_000; // others reject too: what is shown must not be older than that
-const PATIENCE_MS = 150; // an older request may still finish within that; it is worth showing
+const PATIENCE_MS = 400; // an older request may still finish within that; it is worth showing
 
 export class StoredFrames {
   constructor(api) {
