@@ -89,6 +89,8 @@ def test_twenty_kills_end_in_a_whole_candidate(tmp_path: Path) -> None:
     server = Server(tmp_path)
     stages: set[str] = set()
     killed = 0
+    spared: tuple[str, int] | None = None
+    spared_until = 0.0
     until = time.monotonic() + LONGEST_S
     try:
         while True:
@@ -105,15 +107,22 @@ def test_twenty_kills_end_in_a_whole_candidate(tmp_path: Path) -> None:
             if job.state == "awaiting_operator":
                 break
             if job.state in STAGES and killed < KILLS:
+                # Half of the kills let the job come further first, so that all stages are met.
+                if (job.state, job.step) == spared and time.monotonic() < spared_until:
+                    time.sleep(0.2)
+                    continue
                 stages.add(job.state)
-                time.sleep(rng.uniform(0.5, 12))
+                time.sleep(rng.uniform(0, 6))
                 killed += _kill_something(server, rng)
+                spared = (job.state, job.step) if rng.random() < 0.5 else None
+                spared_until = time.monotonic() + 90
             else:
                 time.sleep(0.5)
     finally:
         server.stop()
     print(f"{killed} kills in {sorted(stages)}")
     assert killed >= KILLS / 2
+    assert len(stages) > 1
     _check(server, job)
 
 
