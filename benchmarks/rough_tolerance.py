@@ -1,7 +1,7 @@
 """Do imprecise rough masks matter? The whole recipe from masks that were spoiled on purpose.
 
     python benchmarks/rough_tolerance.py OUT --model MODEL [--ground bf|haadf] [--frames 20]
-        [--scale 0.5] [--json FILE] [--plot FILE.png]
+        [--scale 0.5] [--preset quick] [--json FILE] [--plot FILE.png]
 
 The true masks of the unlabelled frames are eroded, dilated, or lose a third of their particles,
 and stand in for the rough masks of a job, which then takes its usual way; `exact` leaves them as
@@ -85,11 +85,13 @@ def give_masks(job: AdaptSettings, ground: Ground, masks: Sequence[Mask]) -> Non
         save_frames(folder / MASKS_FILE, frames)
 
 
-def job_for(out: Path, frames: Path, model: str, scale: float) -> AdaptSettings:
-    """Return the quick preset with all budgets shortened."""
+def job_for(
+    out: Path, frames: Path, model: str, scale: float, preset: str
+) -> AdaptSettings:
+    """Return a preset with all budgets shortened."""
     job = chosen_job(
         None,
-        {"frames": str(frames), "out": str(out), "preset": "quick", "model": model},
+        {"frames": str(frames), "out": str(out), "preset": preset, "model": model},
     )
     shorter = {
         name: stage.model_copy(update={"steps": max(1, round(stage.steps * scale))})
@@ -130,6 +132,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--ground", choices=["bf", "haadf"], default="bf")
     parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--preset", choices=["quick", "standard"], default="quick")
     parser.add_argument("--scale", type=float, default=0.5)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -143,7 +146,7 @@ def main() -> None:
         rng = np.random.default_rng(0)
         masks = [spoil(mask, rng) for mask in truth]
         folder = options.out / name.split()[0]
-        job = job_for(folder, frames, options.model, options.scale)
+        job = job_for(folder, frames, options.model, options.scale, options.preset)
         give_masks(job, ground, masks)
         card = adapt(job)
         scores = miou_of(job.out, ground.test)

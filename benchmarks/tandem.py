@@ -1,6 +1,6 @@
 """Does the tandem pay? pix2pix on ever more frames against pix2pix on five and CycleGAN on all.
 
-    python benchmarks/tandem.py OUT [--ground bf|haadf|emps] [--counts 5 20 72] [--steps 250]
+    python benchmarks/tandem.py OUT [--ground bf|haadf|emps] [--counts 5 20 72] [--steps 250] [--preset quick]
         [--cycle-steps 200] [--seed 0] [--inception FILE] [--json FILE] [--plot FILE.png]
 
 Rough masks are a classical cut's. What is painted over random masks is compared with real frames
@@ -135,13 +135,14 @@ def measure(
     steps: int,
     cycle_steps: int,
     seed: int,
+    preset: str,
     features: Features,
 ) -> list[Row]:
     frames, held_back, independent = rough(ground)
     frames = [frame for frame in frames if frame.mask.any()]
     yard = Yard(features, held_back, independent)
-    pix = PIX2PIX["quick"].model_copy(update={"steps": steps, "seed": seed})
-    cyc = CYCLEGAN["quick"].model_copy(update={"steps": cycle_steps, "seed": seed})
+    pix = PIX2PIX[preset].model_copy(update={"steps": steps, "seed": seed})
+    cyc = CYCLEGAN[preset].model_copy(update={"steps": cycle_steps, "seed": seed})
     statistics = MaskStatistics.of(frame.mask for frame in frames)
     rows: list[Row] = []
     tandem: tuple[Generator, list[LabelledFrame], float] | None = None
@@ -229,6 +230,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--ground", choices=["bf", "haadf", "emps"], default="bf")
     parser.add_argument("--counts", type=int, nargs="+", default=[5, 20, 72])
+    parser.add_argument("--preset", choices=["quick", "standard"], default="quick")
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--cycle-steps", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -251,6 +253,7 @@ def main() -> None:
         steps=options.steps,
         cycle_steps=options.cycle_steps,
         seed=options.seed,
+        preset=options.preset,
         features=features,
     )
     print(machine())
