@@ -1,7 +1,8 @@
 """Does the tandem pay? pix2pix on ever more frames against pix2pix on five and CycleGAN on all.
 
-    python benchmarks/tandem.py OUT [--ground bf|haadf|emps] [--counts 5 20 72] [--steps 250] [--preset quick]
-        [--cycle-steps 200] [--seed 0] [--inception FILE] [--json FILE] [--plot FILE.png]
+    python benchmarks/tandem.py OUT [--ground bf|haadf|emps] [--counts 5 20 72] [--preset quick]
+        [--steps 250] [--cycle-steps 200] [--seed 0] [--inception FILE]
+        [--json FILE] [--plot FILE.png]
 
 Rough masks are a classical cut's. What is painted over random masks is compared with real frames
 that no network learnt from: kernel MMD and Frechet distance in the named network's features, the
