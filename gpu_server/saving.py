@@ -65,6 +65,7 @@ def save(connection: sa.Connection, result: SavedResult, *, at: float) -> int:
     frame = connection.execute(_FRAME, {"frame": result.frame_id}).one()
     state = _state_of(result, frame)
     counts = state == PROCESSED
+    _drop_measured_otherwise(connection, result)
     result_id = _upsert(connection, result, frame.session_id, counts=counts, at=at)
     _replace_blobs(connection, result_id, result)
     _record_facts(connection, result, state=state, at=at)
@@ -87,9 +88,15 @@ def save_beside(connection: sa.Connection, result: SavedResult, *, at: float) ->
     Returns
     -------
     bool
-        False where that model has a result already, which stays.
+        False where that model has a result already, which stays, or where the frame was
+        measured anew with another pixel size meanwhile.
     """
     frame = connection.execute(_FRAME, {"frame": result.frame_id}).one()
+    measured_anew = sa.select(frames.c.id).where(
+        frames.c.id == result.frame_id, _has_other_size(result.facts)
+    )
+    if connection.execute(measured_anew).first():
+        return False
     values = {
         "frame_id": result.frame_id,
         "session_id": frame.session_id,
@@ -128,6 +135,37 @@ def _state_of(result: SavedResult, frame: sa.Row) -> str:
     if result.facts.pixel_size_source == OPERATOR and is_withdrawn:
         return QUEUED  # the operator took the size back while the frame was under way
     return PROCESSED
+
+
+def _has_other_size(facts: FrameFacts) -> sa.ColumnElement[bool]:
+    size_y_nm, size_x_nm = facts.pixel_size_nm or (None, None)
+    return sa.or_(
+        frames.c.pixel_size_y_nm.is_distinct_from(size_y_nm),
+        frames.c.pixel_size_x_nm.is_distinct_from(size_x_nm),
+    )
+
+
+def _drop_measured_otherwise(connection: sa.Connection, result: SavedResult) -> None:
+    """Drop what other models measured with another pixel size than now holds for the frame.
+
+    A frame has one size that its results are read with: theirs would come out scaled, as wrong
+    nanometres. They can be computed again.
+    """
+    stale = (
+        sa.select(results.c.id)
+        .join(frames, frames.c.id == results.c.frame_id)
+        .where(
+            results.c.frame_id == result.frame_id,
+            results.c.model_id != result.model_id,
+            _has_other_size(result.facts),
+        )
+    )
+    ids = list(connection.scalars(stale))
+    if not ids:
+        return
+    for table in (rejections, result_blobs):
+        connection.execute(table.delete().where(table.c.result_id.in_(ids)))
+    connection.execute(results.delete().where(results.c.id.in_(ids)))
 
 
 def _upsert(
