@@ -21,6 +21,7 @@ KEYS = (
     ("Delete", "reject the chosen particle; with Shift the whole frame"),
     ("Ctrl+Z", "take back your last change"),
     ("Esc", "let go of the chosen particle; close a window"),
+    ("M", "model and domain: Adapt, Compare, Promote, Roll back"),
     ("?", "this list"),
 )
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from nicegui import ui
 
 from emcopilot.messages import SessionAnswer
+from gpu_server.page.learning_view import Learning
+from gpu_server.page.learning_wording import adapter_light
 from gpu_server.page.panels import StatusLight, box, text
 from gpu_server.page.view import View
 from gpu_server.page.wording import (
@@ -55,6 +57,7 @@ class Header:
                 self._agent = StatusLight("Agent", "light-agent")
                 self._queue = StatusLight("Queue", "light-queue")
                 self._inference = StatusLight("Inference", "light-inference")
+                self._adapter = StatusLight("Adapter", "light-adapter")
                 self._build_menu(who)
 
     def show(self, view: View, mode: str) -> None:
@@ -66,6 +69,10 @@ class Header:
         self._agent.show(agents_light(view.agents))
         self._queue.show(queue_light(view.stats, view.troubles))
         self._inference.show(inference_light(view.device, view.model_id, view.troubles))
+
+    def show_adapter(self, learning: Learning) -> None:
+        """Say what domain and model ask of the operator."""
+        self._adapter.show(adapter_light(learning))
 
     def trouble(self, why: str) -> None:
         """Say that the store cannot be read just now."""

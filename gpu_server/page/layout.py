@@ -23,10 +23,13 @@ from gpu_server.page.dialogs import HelpDialog, PixelSizeDialog
 from gpu_server.page.file_drop import FileDrop
 from gpu_server.page.frame_canvas import API, FilmState, FrameCanvas, Levels
 from gpu_server.page.header import Commands, Header
+from gpu_server.page.learning_panel import LearningPanel
+from gpu_server.page.learning_view import LearningReader
 from gpu_server.page.panels import Agents, Figures, Problems, box, text, tool
 from gpu_server.page.psd_panel import SizeDistribution
 from gpu_server.page.theme import (
     ICON,
+    LEARNING_SHEET,
     STYLE_SHEET,
     THEME_COOKIE,
     palette,
@@ -46,18 +49,24 @@ _NOBODY = Identity("nobody", "viewer", 0)
 _REMEMBER_THEME = (
     f"document.cookie = '{THEME_COOKIE}=%s;path=/;max-age=31536000;samesite=strict'"
 )
+_TO_LEARNING = (
+    "const panel = document.querySelector('[data-part=learning-panel]');"
+    "panel.scrollIntoView({block: 'nearest'});"
+    "panel.querySelector('.emc-action:not(.disabled)')?.focus();"
+)
 _LOG_OUT = "fetch('/logout', {method: 'POST'}).finally(() => location.assign('/login'))"
 
 
 def mount(app: FastAPI, looker: Looker, services: Callable[[], Services]) -> None:
     """Put the page at "/" of `app`; call it after every API route is registered."""
+    reader = LearningReader(services)
 
     @ui.page("/", title="EMcopilot")
     def page(request: Request) -> None:
         who = request.scope.get(IDENTITY)
         light = request.cookies.get(THEME_COOKIE) == "light"
         known = who if isinstance(who, Identity) else _NOBODY
-        OperatorPage(looker, services, known, light=light)
+        OperatorPage(looker, services, known, reader, light=light)
 
     ui.run_with(
         app,
@@ -77,12 +86,14 @@ class OperatorPage:
         looker: Looker,
         services: Callable[[], Services],
         who: Identity,
+        reader: LearningReader,
         *,
         light: bool,
     ) -> None:
         self._looker = looker
         self._services = services
         self._who = who
+        self._reader = reader
         self._may_change = who.allows("operator")
         self._light = light
         self._dark_mode = ui.dark_mode(value=not light)
@@ -92,6 +103,7 @@ class OperatorPage:
         self._last_number = 0
         ui.add_css(variables())
         ui.add_css(STYLE_SHEET)
+        ui.add_css(LEARNING_SHEET)
         self._build()
         # Only where letters are typed they are letters: a button that was clicked keeps the focus.
         ui.keyboard(on_key=self._key, ignore=["input", "textarea"])
@@ -114,8 +126,13 @@ class OperatorPage:
                 self._figures = Figures()
                 self._distribution = SizeDistribution(colours)
                 self._timeline = Timeline(colours, self._go_to)
-                # Domain and model: who builds that panel puts it here.
-                self.learning = box("emc-learning", "learning")
+                self._learning = LearningPanel(
+                    self._services,
+                    self._reader,
+                    self._who,
+                    colours,
+                    box("emc-learning", "learning"),
+                )
                 self._agents = Agents()
                 self._problems = Problems(self._retry if self._may_change else None)
         self._drop = FileDrop(f"uploads {day}", allowed=self._may_change)
@@ -180,6 +197,8 @@ class OperatorPage:
                 self._tools.masks.set_value(not self._tools.masks.value)
             case "f":
                 self._canvas.fit()
+            case "m":
+                _run(_TO_LEARNING)
             case "?":
                 self._help.toggle()
 
@@ -230,6 +249,7 @@ class OperatorPage:
         colours = palette(light=self._light)
         self._distribution.recolour(colours)
         self._timeline.recolour(colours)
+        self._learning.recolour(colours)
         self._canvas.redraw()
 
     # What is read twice a second
@@ -250,6 +270,9 @@ class OperatorPage:
             self._header.trouble(str(error))
             return
         self._show(view)
+        await self._learning.refresh(view.session.id if view.session else None)
+        if self._learning.shown:
+            self._header.show_adapter(self._learning.shown)
 
     def _show(self, view: View) -> None:
         if view.session:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 STYLE_SHEET = Path(__file__).with_name("page.css")
+LEARNING_SHEET = Path(__file__).with_name("learning.css")
 THEME_COOKIE = "emc_theme"
 
 
