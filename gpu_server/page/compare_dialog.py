@@ -233,7 +233,7 @@ def _keys() -> None:
 
 
 def _step(sign: str, name: str, then: Callable[[], object]) -> ui.button:
-    button = ui.button(sign, on_click=then).props("flat dense no-caps")
-    button.classes("emc-tool")
+    button = ui.button(sign, on_click=then, color=None).props("flat dense no-caps")
+    button.classes("emc-step")
     button.props["aria-label"] = button.props["title"] = name
     return button

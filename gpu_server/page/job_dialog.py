@@ -17,7 +17,6 @@ from gpu_server.page.learning_view import Learning
 from gpu_server.page.learning_wording import STAGE_NAMES, job_line
 from gpu_server.page.panels import box, text
 from gpu_server.page.theme import Palette
-from gpu_server.page.wording import duration
 from gpu_server.tables import STAGES
 
 _LOOK_S = 2.0
@@ -36,7 +35,7 @@ class JobDialog:
             self._title = text("emc-dialog-title", "job-window-title")
             self._line = text("", "job-window-line")
             self._track = StageTrack(named=True)
-            self._spent = text("emc-note", "job-spent")
+            self._origin = text("emc-note", "job-origin")
             with box("emc-heading"):
                 ui.label("Curves").classes("emc-heading-text")
                 self._stage = ui.toggle({}, on_change=self._draw).classes("emc-span")
@@ -80,14 +79,10 @@ class JobDialog:
     def _tell(self, job: Job, ahead: int) -> None:
         self._line.set_text(job_line(job, ahead))
         self._track.show(job)
-        spent = [
-            f"{STAGE_NAMES[name]} {duration(job.seconds[name])}"
-            for name in STAGES
-            if name in job.seconds
-        ]
-        origin = f"{job.preset}, {job.frame_count} frames, from {job.start_model}"
-        told = "  ·  ".join([origin, f"ordered by {job.who}", *spent])
-        self._spent.set_text(told)
+        self._origin.set_text(
+            f"preset {job.preset}, {job.frame_count} frames, from {job.start_model}, "
+            f"ordered by {job.who}"
+        )
 
     async def _look(self) -> None:
         if self._job_id is None:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 
 from nicegui import ui
+from nicegui.element import Element
 
 from gpu_server.job_rows import Job
 from gpu_server.page.learning_deeds import Deeds
@@ -13,6 +14,7 @@ from gpu_server.page.learning_wording import (
     stage_fractions,
 )
 from gpu_server.page.panels import box, text, tool
+from gpu_server.page.wording import duration
 from gpu_server.tables import AWAITING_OPERATOR, CANCELLED, FAILED, STAGES
 
 Open = Callable[[Job, str], Awaitable[None]]
@@ -80,10 +82,15 @@ class StageTrack:
         self._shown: list[float] = []
         with box("emc-track named" if named else "emc-track", "track") as self._track:
             self._track.props["role"] = "progressbar"
-            self._bars = [self._part(name, named=named) for name in STAGES]
+            parts = [self._part(name, named=named) for name in STAGES]
+        self._bars = [bar for bar, _ in parts]
+        self._spent = [spent for _, spent in parts]
 
     def show(self, job: Job) -> None:
         """Fill the parts as far as the job is."""
+        for name, spent in zip(STAGES, self._spent, strict=True):
+            if spent and name in job.seconds:
+                spent.set_text(duration(job.seconds[name]))
         done = [round(part, 3) for part in stage_fractions(job)]
         if done == self._shown:
             return
@@ -94,14 +101,16 @@ class StageTrack:
         self._track.props["aria-valuenow"] = percent
         self._track.props["aria-label"] = f"{percent} % of the stages"
 
-    def _part(self, name: str, *, named: bool):
+    def _part(self, name: str, *, named: bool) -> tuple[Element, ui.label | None]:
+        spent: ui.label | None = None
         with box("emc-track-part") as part:
             part.props["title"] = STAGE_NAMES[name]
             with box("emc-track-bar"):
                 bar = box("")
             if named:
                 ui.label(STAGE_NAMES[name]).classes("emc-note")
-        return bar
+                spent = text("emc-note")
+        return bar, spent
 
 
 class JobQueue:

@@ -1,4 +1,4 @@
-"""Small questions: a domain's name, promote, roll back; and what was live when."""
+"""Small questions: a domain's name, promote, roll back; and what happened when."""
 
 import asyncio
 import time
@@ -7,15 +7,14 @@ from collections.abc import Awaitable, Callable
 from nicegui import ui
 
 from emcopilot.errors import StoreError
-from gpu_server import promotion_rows
 from gpu_server.api.services import Services
 from gpu_server.domains import DomainRow
+from gpu_server.page.learning_events import Happening, happenings
 from gpu_server.page.learning_view import objection
 from gpu_server.page.panels import box, text
-from gpu_server.promotion_rows import Change
 
 LONGEST_NAME = 80
-_HISTORY = 100
+_GRAVITY = {"good": "good", "warn": "asks for you", "bad": "went wrong", "off": "note"}
 
 
 class RenameDialog:
@@ -137,39 +136,43 @@ class RollbackDialog:
         await self._roll_back()
 
 
-class HistoryDialog:
-    """What was live, since when, and who made it so."""
+class EventsDialog:
+    """What happened to models, domains and jobs, with how grave it is and when."""
 
     def __init__(self, services: Callable[[], Services]) -> None:
         self._services = services
-        with ui.dialog() as self._dialog, box("emc-dialog wide", "history"):
-            ui.label("What was live").classes("emc-dialog-title")
-            self._rows = box("emc-history")
-            flat("Close", self._dialog.close)
+        with ui.dialog() as self._dialog, box("emc-dialog wide", "happenings"):
+            ui.label("What happened").classes("emc-dialog-title")
+            self._rows = box("emc-happenings")
+            with box("emc-dialog-buttons"):
+                flat("Close", self._dialog.close)
 
     async def open(self) -> None:
-        """Show the changes of the live model, the newest first."""
-        changes = await asyncio.to_thread(self._read)
+        """Show it, the newest first."""
+        found = await asyncio.to_thread(self._read)
         self._rows.clear()
         with self._rows:
-            if not changes:
+            if not found:
                 ui.label("nothing yet").classes("emc-note")
-            for change in changes:
-                self._row(change)
+            for one in found:
+                _happening(one)
         self._dialog.open()
 
-    def _read(self) -> list[Change]:
+    def _read(self) -> list[Happening]:
         with self._services().store.read() as connection:
-            return promotion_rows.history(connection, _HISTORY)
+            return happenings(connection)
 
-    def _row(self, change: Change) -> None:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(change.at))
-        ui.label(when).classes("emc-note")
-        ui.label("promoted" if change.undoes is None else "rolled back to")
-        with box("emc-history-model"):
-            ui.label(change.model_id).classes("emc-name")
-            told = f"by {change.who}" + (f": {change.reason}" if change.reason else "")
-            ui.label(told).classes("emc-note")
+
+def _happening(one: Happening) -> None:
+    dot = box("emc-light")
+    dot.style(f"background: var(--{one.severity})")
+    dot.props["role"], dot.props["aria-label"] = "img", _GRAVITY[one.severity]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at))
+    ui.label(when).classes("emc-note")
+    with box("emc-happening"):
+        ui.label(one.what)
+        if one.more:
+            ui.label(one.more).classes("emc-note")
 
 
 def flat(name: str, then: Callable[[], object]) -> ui.button:

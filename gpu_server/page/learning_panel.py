@@ -21,7 +21,7 @@ from gpu_server.page.job_dialog import JobDialog
 from gpu_server.page.job_row import JobProgress, JobQueue
 from gpu_server.page.learning_deeds import Deeds
 from gpu_server.page.learning_dialogs import (
-    HistoryDialog,
+    EventsDialog,
     PromoteDialog,
     RenameDialog,
     RollbackDialog,
@@ -117,7 +117,7 @@ class LearningPanel:
         self._rename = RenameDialog(self._do_rename)
         self._promote = PromoteDialog(services, self._do_promote)
         self._rollback = RollbackDialog(self._do_roll_back)
-        self._history = HistoryDialog(services)
+        self._events = EventsDialog(services)
         self._adapt = AdaptDialog(services, self._do_adapt)
         self._job_window = JobDialog(services, colours)
         self._compare = CompareDialog(services, self.deeds, self._promote.ask)
@@ -132,7 +132,7 @@ class LearningPanel:
     def _build(self) -> None:
         with box("emc-heading"):
             ui.label("Model and domain").classes("emc-heading-text")
-            tool("History", self._open_history, "what was live when, and by whom")
+            tool("Events", self._open_events, "what happened when, and by whom")
         with box("emc-shift", "shift") as self._badge:
             self._badge.props["role"] = "status"
             self._shift_title = text("emc-shift-title", "shift-reason")
@@ -282,8 +282,8 @@ class LearningPanel:
         if self._shown:
             await self._compare.open(self._session_id, _proposed(self._shown))
 
-    async def _open_history(self) -> None:
-        await self._history.open()
+    async def _open_events(self) -> None:
+        await self._events.open()
 
     async def _compare_candidate(self, model_id: str) -> None:
         await self._compare.open(self._session_id, model_id)
