@@ -114,6 +114,8 @@ class Adaptation:
             if job.cancel_wanted:
                 raise _CancelledError(f"cancelled before {job.state} went on")
             job = await self._in_store(lambda c: jobs.begin(c, job.id, at=time.time()))
+            if not job.is_open:
+                return  # cancelled since it was found to be the next
             if job.attempts > MOST_STARTS:
                 raise AdaptationError(
                     f"its process died {MOST_STARTS} times without coming further than "

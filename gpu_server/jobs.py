@@ -65,8 +65,13 @@ def add(connection: sa.Connection, order: Order, who: str, *, at: float) -> Job:
 
 
 def begin(connection: sa.Connection, job_id: int, *, at: float) -> Job:
-    """Count one start of a job's process; a queued job is then in its first stage."""
+    """Count one start of a job's process; a queued job is then in its first stage.
+
+    One that was stopped since it was found to be the next stays as it is.
+    """
     job = find(connection, job_id)
+    if not job.is_open:
+        return job
     values: dict[str, object] = {"attempts": job.attempts + 1}
     if job.state == QUEUED:
         values |= {"state": STAGES[0], "step": 0, "steps": 0}

@@ -127,6 +127,16 @@ def test_a_waiting_job_is_cancelled_at_once_and_can_go_on(job_lab) -> None:
     assert (again.state, again.cancel_wanted, again.reason) == ("queued", False, None)
 
 
+def test_a_job_that_is_cancelled_just_before_its_start_does_not_begin(job_lab) -> None:
+    job = job_lab.desk.order(job_lab.add_domain(8), "ada", preset="quick")
+    job_lab.desk.cancel(
+        job.id, "bob"
+    )  # between the look for the next job and its start
+    stopped = change(job_lab, jobs.begin, job.id)
+    assert (stopped.state, stopped.attempts) == ("cancelled", 0)
+    assert stopped.reason == "cancelled by bob"
+
+
 def test_a_running_job_is_asked_to_stop(job_lab) -> None:
     job = job_lab.desk.order(job_lab.add_domain(8), "ada", preset="quick")
     change(job_lab, jobs.begin, job.id)
