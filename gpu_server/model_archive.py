@@ -6,7 +6,9 @@ checksums while it is copied; nothing in it is believed before all of that holds
 
 import hashlib
 import json
+import os
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 
@@ -31,6 +33,13 @@ MANIFEST, GOLDEN_FILE = "manifest.json", "golden.npz"
 
 _MAX_MANIFEST_BYTES = 2**20
 _MAX_ENTRIES = 32
+_MAX_DIRECTORY_BYTES = 64 * 2**10
+"""Of the zip's list of contents."""
+_MAX_READ_BYTES = {GOLDEN_FILE: 4 * 2**20, "report.json": 16 * 2**20}
+"""Of files that are read whole."""
+_ZIP_END = struct.Struct("<4s8xLLH")
+"""How a zip ends: a mark, counts, size and place of the list of contents, length of a comment."""
+_ZIP64_MARK_BYTES = 20
 _CHUNK_BYTES = 2**20
 
 
@@ -102,6 +111,7 @@ def unpack(source: Path, staged: Path) -> Masks | None:
         If the disk does not take it. Either way nothing of it stays.
     """
     try:
+        _require_short_list(source)
         staged.mkdir(parents=True)
         with zipfile.ZipFile(source) as archive:
             masks = _lay_out(archive, staged)
@@ -118,6 +128,27 @@ def unpack(source: Path, staged: Path) -> Masks | None:
         shutil.rmtree(staged, ignore_errors=True)
         raise
     return masks
+
+
+def _require_short_list(source: Path) -> None:
+    """Refuse a list of contents of millions, before `zipfile` makes an object of each."""
+    with source.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - _ZIP_END.size - _ZIP64_MARK_BYTES))
+        tail = file.read()
+    if len(tail) < _ZIP_END.size:
+        raise UnfitModelError(f"not a whole model archive: it has {length} bytes")
+    mark, list_bytes, _, comment_bytes = _ZIP_END.unpack(tail[-_ZIP_END.size :])
+    # A longer, 64-bit end before this one would tell other sizes.
+    if mark != b"PK\5\6" or comment_bytes or tail.startswith(b"PK\6\7"):
+        raise UnfitModelError(
+            "not a whole model archive: its end is not one that `emcopilot models export` writes"
+        )
+    if list_bytes > _MAX_DIRECTORY_BYTES:
+        raise UnfitModelError(
+            f"its list of contents has {list_bytes} bytes, expected at most "
+            f"{_MAX_DIRECTORY_BYTES}: that is no model's archive"
+        )
 
 
 def _lay_out(archive: zipfile.ZipFile, staged: Path) -> Masks | None:
@@ -161,6 +192,10 @@ def _checked_entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise UnfitModelError(
                 f"{entry.filename} is compressed or encrypted; expected stored files, as "
                 "`emcopilot models export` writes them"
+            )
+        if entry.file_size > _MAX_READ_BYTES.get(entry.filename, entry.file_size):
+            raise UnfitModelError(
+                f"{entry.filename} has {entry.file_size} bytes, too many for what it is"
             )
     total = sum(entry.file_size for entry in found)
     if total > MAX_ARCHIVE_BYTES:

@@ -318,8 +318,8 @@ def _trouble(desk: ModelDesk, row: StoredModel) -> str | None:
 def _json_of(desk: ModelDesk, row: StoredModel, name: str) -> dict[str, object] | None:
     try:
         found = json.loads((desk.registry.folder_of(row) / name).read_bytes())
-    except (ModelError, OSError, ValueError):
-        return None
+    except (ModelError, OSError, ValueError, RecursionError):
+        return None  # it may come from elsewhere
     return found if isinstance(found, dict) else None
 
 

@@ -179,6 +179,29 @@ def test_an_archive_that_is_too_large_is_refused_by_its_names_alone(
         unpack(archive, tmp_path / "staged.part")
 
 
+def test_a_list_of_contents_of_thousands_is_refused_before_it_is_read(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(archive, "a") as target:
+        for number in range(2000):
+            target.writestr(f"report.{number}", b"")
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(UnfitModelError, match="list of contents"):
+        unpack(archive, tmp_path / "staged.part")
+
+
+def test_golden_masks_that_would_fill_the_memory_are_refused(
+    archive: Path, tmp_path: Path
+) -> None:
+    def swell(files: dict[str, bytes]) -> None:
+        files["golden.npz"] = bytes(5 * 2**20)
+        manifested(files)
+
+    rewritten(archive, swell)
+    with pytest.raises(UnfitModelError, match="too many for what it is"):
+        unpack(archive, tmp_path / "staged.part")
+
+
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04 nothing", b"GIF89a"])
 def test_what_is_no_zip_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "odd.zip").write_bytes(data)
