@@ -182,7 +182,9 @@ class Accumulator:
             proposal = shift.proposal if is_arrival else None
             if proposal and (not proposal.selects or proposal.model_id == is_undone):
                 proposal = None
-            return news, proposal
+        if news:  # only now: what the disk did not take was told to nobody
+            session.told = news
+        return news, proposal
 
     def _session(
         self, connection: sa.Connection, session_id: int, segmentation: Segmentation
@@ -279,7 +281,6 @@ class Accumulator:
         if told and told.is_like(shift):
             return False
         shift_rows.tell(connection, row.session_id, shift, at=row.at)
-        session.told = shift
         log.log(
             logging.INFO if shift.state == "ok" else logging.WARNING,
             "session %d: %s model=%s reason=%s",

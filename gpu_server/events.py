@@ -29,7 +29,13 @@ def announce(
         events.insert().values(kind=kind, data=dict(data), at=at, session_id=session_id)
     ).inserted_primary_key[0]  # pyright: ignore[reportOptionalSubscript]
     if event_id % _PRUNE_EVERY == 0:
-        connection.execute(events.delete().where(events.c.id <= event_id - KEPT))
+        # How a session stands to the live model is told once and holds for days: those events, a
+        # handful a session, stay (`gpu_server.shift_rows`).
+        connection.execute(
+            events.delete().where(
+                events.c.id <= event_id - KEPT, events.c.kind != "domain"
+            )
+        )
     return event_id
 
 

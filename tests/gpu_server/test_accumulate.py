@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from scipy import ndimage
 
 from emcopilot.decode import Frame
+from emcopilot.errors import StoreError
 from emcopilot.frame_look import (
     LOOK_WIDTH,
     NETWORK_WIDTH,
@@ -364,6 +365,26 @@ def test_a_restart_neither_forgets_an_alarm_nor_tells_it_twice(
     film.accumulate = Accumulator(film.lab.store)
     film.show(10, place=AT_BF, statistics=BF)
     assert len(film.told()) == told
+
+
+def test_an_alarm_that_the_disk_did_not_take_is_told_with_the_next_frame(
+    film, seen_haadf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[bool] = []
+    known = shift_rows.last_undone
+
+    def last_undone(connection: sa.Connection) -> str | None:
+        if not refused and shift_rows.last_shift(connection, 1):
+            refused.append(True)
+            raise StoreError("database or disk is full")
+        return known(connection)
+
+    monkeypatch.setattr(shift_rows, "last_undone", last_undone)
+    film.seen = seen_haadf
+    film.show(10)
+    film.show(10, place=AT_BF, statistics=BF)
+    assert (refused, film.accumulate.failures) == ([True], 1)
+    assert film.told()[0].state == "shifted"
 
 
 def test_without_knowing_the_training_a_session_that_changes_is_noticed(film) -> None:

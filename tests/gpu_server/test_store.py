@@ -607,6 +607,17 @@ def test_old_events_are_dropped_and_ids_go_on(
     assert kept == list(range(kept[0], kept[-1] + 1))
 
 
+def test_an_alarm_is_not_dropped_with_old_events(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpu_server.events.KEPT", 10)
+    monkeypatch.setattr("gpu_server.events._PRUNE_EVERY", 5)
+    alarm = store.announce("domain", {"change": "shift"})
+    for n in range(30):
+        store.announce("frame", {"n": n})
+    assert rows(store, events)[0].id == alarm
+
+
 # The data directory
 
 
