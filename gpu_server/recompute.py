@@ -8,11 +8,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from emcopilot.errors import EMcopilotError
+from emcopilot.errors import EMcopilotError, StoreError
 from emcopilot.model_messages import RecomputationAnswer, RunState
 from gpu_server.counting import require_session
 from gpu_server.events import announce, note
@@ -167,7 +168,8 @@ class Recomputation:
             except Exception as error:  # the border: the next run must go on
                 run.state, run.reason = "stopped", f"internal error: {error!r}"
                 log.exception("recomputation failed session=%d", run.session_id)
-            await asyncio.to_thread(self._announce_end, run)
+            with suppress(StoreError):  # the others wait, and rows tell the same
+                await asyncio.to_thread(self._announce_end, run)
             self._tell()
 
     async def _step(self, run: _Run) -> bool:

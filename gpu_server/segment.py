@@ -111,7 +111,7 @@ class Segmenter:
     _lately: OrderedDict[tuple[object, ...], NDArray[np.generic]] = field(
         default_factory=OrderedDict
     )
-    """The last frame of each shape and dtype, to warm a new child with."""
+    """The last segmented frame of each shape and dtype, to warm a new child with."""
 
     async def __aenter__(self) -> Self:
         """Start the child and wait until the network is warm.
@@ -175,7 +175,6 @@ class Segmenter:
         """
         answer = asyncio.get_running_loop().create_future()
         pixels = np.ascontiguousarray(pixels)
-        self._remember(pixels)
         self._queue.append(_Waiting(pixels, answer))
         self._arrived.set()
         return await answer
@@ -291,6 +290,8 @@ class Segmenter:
             for waiting, segmentation in zip(batch, answers, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(segmentation)
+            # Of those that could be run: one that could not would speak against every new child.
+            self._remember(batch[0].pixels)
 
     async def _carry_singly(self, batch: list[_Waiting], error: ModelError) -> None:
         """Refuse a frame that cannot be run; of several, find out which."""

@@ -201,6 +201,25 @@ def test_a_new_child_is_warmed_with_the_shapes_seen_lately(children) -> None:
     assert shown == [(count, (side, side)) for side in sides for count in (1, 4)]
 
 
+def test_a_frame_that_cannot_be_run_bars_no_other_model(children) -> None:
+    shown: list[tuple[int, ...]] = []
+
+    def note(frames: list[np.ndarray]) -> list[Segmentation]:
+        shown.append(frames[0].shape)
+        return answer(frames)
+
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            children.deeds = [fail(ModelError("too large"))]
+            with pytest.raises(ModelError):
+                await segmenter.segment(np.zeros((9, 9)))
+            children.deeds = [note] * 10
+            await segmenter.swap(InferenceSpec("other"))
+
+    asyncio.run(body())
+    assert shown == []
+
+
 @pytest.mark.parametrize("what", ["start", "commit", "warming"])
 def test_a_swap_that_fails_leaves_the_live_child_as_it_was(children, what: str) -> None:
     async def refuse(_trial: object) -> None:
