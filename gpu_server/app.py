@@ -39,6 +39,7 @@ from gpu_server.api.problems import install_problem_handlers
 from gpu_server.api.services import Services
 from gpu_server.auth import Gate
 from gpu_server.config import ServerSettings
+from gpu_server.golden import golden_frames, self_test
 from gpu_server.ingest import Ingest
 from gpu_server.job_desk import JobDesk
 from gpu_server.keys import server_keys
@@ -247,14 +248,20 @@ async def _start_live(
     choices = start.choices()
     while True:
         choice = await asyncio.to_thread(next, choices)
+        untested = await asyncio.to_thread(start.is_untested, choice)
         segmenter = Segmenter(_spec(settings, choice.folder))
-        try:
-            await stack.enter_async_context(segmenter)
-        except ModelError as error:
-            start.failed(choice, error)
-            continue
-        await asyncio.to_thread(start.settle, choice)
-        return segmenter
+        async with AsyncExitStack() as trial:
+            try:
+                await trial.enter_async_context(segmenter)
+                if untested:
+                    await asyncio.to_thread(golden_frames)
+                    await self_test(segmenter.segment)
+            except ModelError as error:
+                start.failed(choice, error)
+                continue
+            await asyncio.to_thread(start.settle, choice, passed_test=untested)
+            stack.push_async_exit(trial.pop_all())
+            return segmenter
 
 
 def _welcome(store: Store) -> None:

@@ -90,9 +90,17 @@ class LiveStart:
         log.error("model cannot be loaded id=%s reason=%s", model_id, error)
         self._why.append(f"{model_id} cannot be loaded: {error}")
 
-    def settle(self, choice: Choice) -> None:
+    def is_untested(self, choice: Choice) -> bool:
+        """Say whether nobody saw this model work yet, as with a directory that was just named."""
+        with self._registry.database.read() as connection:
+            model = self._registry.find(connection, choice.model_id)
+        return model.source != "shipped" and model.tested_at is None
+
+    def settle(self, choice: Choice, *, passed_test: bool = False) -> None:
         """Write down that this model is live, unless the last promotion says so already."""
         with self._registry.database.write() as connection:
+            if passed_test:
+                self._registry.passed_test(connection, choice.model_id)
             live = promotion_rows.last(connection)
             is_news = choice.who == SETTINGS or live is None
             if live and live.model_id == choice.model_id and not is_news:

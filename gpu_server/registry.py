@@ -7,6 +7,7 @@ can say which model made it; a deleted model's row says when.
 
 import logging
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from gpu_server.database import Database
 from gpu_server.events import announce, note
 from gpu_server.model_files import (
     STAGED,
+    Card,
     UnfitModelError,
     checked_card,
     copy_model,
@@ -83,6 +85,9 @@ class Registry:
         self.root = store.data_dir / "models"
         self.golden_root = store.data_dir / GOLDEN
         self.wall = wall
+        self._files = threading.Lock()
+        """Held from a look at a model's files to its row: two imports, or one and a deletion,
+        must not take each other's files."""
 
     def open(self) -> None:
         """Sweep what a kill left half-written, and list the models that came with the product."""
@@ -148,10 +153,11 @@ class Registry:
             folder = self.root / model.folder
         else:
             folder = dict(shipped_folders()).get(model.folder, Path(model.folder))
-        if read_card(folder).model_id != model.model_id:
+        card = read_card(folder)
+        if (card.model_id, card.sha256) != (model.model_id, model.sha256):
             raise ModelError(
-                f"model {model.model_id} is gone: {folder} holds another one now; it came with "
-                "another release: choose a model of `emcopilot models list`"
+                f"model {model.model_id} is gone: {folder} holds another one now, of another "
+                "release or put there by hand; choose a model of `emcopilot models list`"
             )
         return folder
 
@@ -185,43 +191,22 @@ class Registry:
             If the disk does not take it; then nothing of it stays.
         """
         card = checked_card(folder)
-        self._require_same(card.model_id, card.sha256)
-        place = self.root / card.model_id
-        if not self._is_whole(place, card.sha256):
-            staged = self.root / f"{uuid.uuid4().hex}{STAGED}"
-            copy_model(folder, staged)
-            put_in_place(staged, place)
         known: dict[str, object] = {
             "job_id": job_id,
             "domain_id": domain_id,
             "verdict": verdict,
             "tested_at": tested_at,
         }
-        values = {k: v for k, v in known.items() if v is not None}
-        at = self.wall()
-        fresh = {
-            "model_id": card.model_id,
-            "source": source,
-            "folder": card.model_id,
-            "sha256": card.sha256,
-            "added_at": at,
-            "added_by": who,
-        }
-        with self.database.write() as connection:
-            connection.execute(
-                insert(models)
-                .values(**fresh, **values)
-                .on_conflict_do_update(
-                    index_elements=["model_id"],
-                    set_={**values, "deleted_at": None},
-                    where=models.c.source != "shipped",
-                )
+        with self._files:
+            self._require_same(card.model_id, card.sha256)
+            place = self.root / card.model_id
+            if not self._is_whole(place, card.sha256):
+                staged = self.root / f"{uuid.uuid4().hex}{STAGED}"
+                copy_model(folder, staged)
+                put_in_place(staged, place)
+            self._write_row(
+                card, source, who, {k: v for k, v in known.items() if v is not None}
             )
-            detail = {"source": source, "sha256": card.sha256, **values}
-            subject = f"model {card.model_id}"
-            note(connection, who, "add model", subject, at=at, detail=detail)
-            told = {"change": "added", "model_id": card.model_id, "source": source}
-            announce(connection, "model", {**told, **values}, at=at)
         log.info("model added id=%s source=%s", card.model_id, source)
         return card.model_id
 
@@ -235,6 +220,22 @@ class Registry:
         InUseError
             If it is live, a roll back or a job would need it, or it was shipped.
         """
+        with self._files:
+            folder = self._delete_row(model_id, who)
+            # After the row: a kill in between leaves a folder without a model, swept at the start.
+            shutil.rmtree(self.root / folder, ignore_errors=True)
+            self.golden_file(model_id).unlink(missing_ok=True)
+
+    def passed_test(self, connection: sa.Connection, model_id: str) -> None:
+        """Write down that a model passed its self-test just now."""
+        connection.execute(
+            models.update()
+            .where(models.c.model_id == model_id)
+            .values(tested_at=self.wall())
+        )
+
+    def _delete_row(self, model_id: str, who: str) -> str:
+        """Delete a model but for its files; return their folder's name."""
         at = self.wall()
         with self.database.write() as connection:
             model = self.find(connection, model_id)
@@ -255,17 +256,35 @@ class Registry:
             note(connection, who, "delete model", f"model {model_id}", at=at)
             told = {"change": "deleted", "model_id": model_id, "who": who}
             announce(connection, "model", told, at=at)
-        # After the row: a kill in between leaves a folder without a model, swept at the start.
-        shutil.rmtree(self.root / model.folder, ignore_errors=True)
-        self.golden_file(model_id).unlink(missing_ok=True)
+        return model.folder
 
-    def passed_test(self, connection: sa.Connection, model_id: str) -> None:
-        """Write down that a model passed its self-test just now."""
-        connection.execute(
-            models.update()
-            .where(models.c.model_id == model_id)
-            .values(tested_at=self.wall())
-        )
+    def _write_row(
+        self, card: Card, source: Source, who: str, known: dict[str, object]
+    ) -> None:
+        at = self.wall()
+        fresh = {
+            "model_id": card.model_id,
+            "source": source,
+            "folder": card.model_id,
+            "sha256": card.sha256,
+            "added_at": at,
+            "added_by": who,
+        }
+        with self.database.write() as connection:
+            connection.execute(
+                insert(models)
+                .values(**fresh, **known)
+                .on_conflict_do_update(
+                    index_elements=["model_id"],
+                    set_={**known, "deleted_at": None},
+                    where=models.c.source != "shipped",
+                )
+            )
+            detail = {"source": source, "sha256": card.sha256, **known}
+            subject = f"model {card.model_id}"
+            note(connection, who, "add model", subject, at=at, detail=detail)
+            told = {"change": "added", "model_id": card.model_id, "source": source}
+            announce(connection, "model", {**told, **known}, at=at)
 
     def _needed_for(self, connection: sa.Connection, model: StoredModel) -> str | None:
         if model.source == "shipped":
@@ -320,7 +339,12 @@ class Registry:
                 .values(**row)
                 .on_conflict_do_update(
                     index_elements=["model_id"],
-                    set_={"source": "shipped", "folder": name, "deleted_at": None},
+                    set_={
+                        "source": "shipped",
+                        "folder": name,
+                        "sha256": card.sha256,
+                        "deleted_at": None,
+                    },
                 )
             )
 

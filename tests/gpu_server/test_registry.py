@@ -103,6 +103,18 @@ def test_an_id_belongs_to_one_model_for_good(registry: Registry, papers) -> None
         registry.add(papers["b"], "imported", "ada")
 
 
+def test_other_weights_put_into_a_folder_by_hand_are_not_the_model(
+    registry: Registry, papers
+) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    card = json.loads((papers["b"] / "card.json").read_text())
+    (papers["b"] / "card.json").write_text(json.dumps({**card, "model_id": "a"}))
+    for name in ("model.safetensors", "card.json"):  # whole, and of the same name
+        shutil.copyfile(papers["b"] / name, registry.root / "a" / name)
+    with pytest.raises(ModelError, match="holds another one now"):
+        registry.folder("a")
+
+
 def test_what_a_kill_left_is_swept_and_is_never_a_model(
     registry: Registry, papers
 ) -> None:
@@ -234,6 +246,17 @@ def test_a_directory_named_by_the_settings_is_followed_to_its_new_weights(
     papers["b"].rename(folder)  # trained anew
     assert start(registry, str(folder)) == "b"
     assert start(registry, str(folder)) == "b"
+
+
+def test_a_directory_that_was_just_named_is_to_be_tested_and_then_no_more(
+    registry: Registry, papers
+) -> None:
+    for setting, untested in (("base", False), (str(papers["a"]), True)):
+        one = LiveStart(registry, setting)
+        choice = next(one.choices())
+        assert one.is_untested(choice) is untested
+        one.settle(choice, passed_test=untested)
+        assert not one.is_untested(choice)
 
 
 def test_a_live_model_that_is_gone_is_replaced_by_the_one_before(
