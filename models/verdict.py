@@ -116,7 +116,9 @@ def verdict(
     if candidate.worth == 0:
         return Verdict("reject", ("the candidate finds no particle", *reasons))
     is_as_good = candidate.worth >= AS_GOOD * rival
-    if fidelity < LEAST_FIDELITY or synthetic_gain < 0 or not is_as_good:
+    # Asked this way round, a figure that is no number speaks for nothing.
+    is_true = fidelity >= LEAST_FIDELITY and synthetic_gain >= 0
+    if not (is_true and is_as_good):
         return Verdict("reject", reasons)
     is_better = candidate.worth >= CLEARLY_BETTER * incumbent.worth
     # Where no rival finds anything either, nothing speaks for what the candidate finds.

@@ -44,6 +44,13 @@ def test_a_better_candidate_is_promoted_and_a_worse_one_is_not() -> None:
     assert verdict(NOTHING, NOTHING, NOTHING, **fine).word == "reject"
 
 
+def test_figures_that_are_no_numbers_are_no_promotion() -> None:
+    for figures in ((np.nan, 0.1), (0.97, np.nan)):
+        fidelity, gain = figures
+        found = verdict(GOOD, POOR, POOR, fidelity=fidelity, synthetic_gain=gain)
+        assert found.word == "reject"
+
+
 def test_untrue_masks_or_missed_particles_are_no_promotion() -> None:
     untrue = verdict(GOOD, POOR, POOR, fidelity=0.8, synthetic_gain=0.1)
     missed = verdict(GOOD, POOR, POOR, fidelity=0.97, synthetic_gain=-0.01)
