@@ -99,7 +99,7 @@ def live_facts(learning: Learning) -> str:
     when = ago(learning.at - change.at)
     if change.who in {"settings", "server"}:
         return f"live since the server's start, {when}"
-    done = "promoted" if change.undoes is None else "rolled back to"
+    done = "promoted" if change.undoes is None else "brought back"
     return f"{done} by {change.who}, {when}"
 
 

@@ -1,0 +1,28 @@
+"""A stage's curves as the chart's option."""
+
+from gpu_server.job_view import Course
+from gpu_server.page import job_chart
+from gpu_server.page.theme import DARK
+
+
+def test_losses_go_left_and_shares_right() -> None:
+    curves = [
+        Course("train", "held_out_loss", [1, 2], [0.5, 0.4]),
+        Course("train", "held_out_miou", [1, 2], [0.7, 0.8]),
+    ]
+    found = job_chart.options(curves, DARK)
+    loss, share = found["series"]
+    assert (loss["yAxisIndex"], share["yAxisIndex"]) == (0, 1)
+    assert share["name"] == "held out mean IoU"
+    assert found["xAxis"]["max"] == 2
+
+
+def test_what_a_step_did_not_say_is_no_point() -> None:
+    (curve,) = job_chart.options([Course("a", "l1", [1, 2], [None, 3.0])], DARK)[
+        "series"
+    ]
+    assert curve["data"] == [[2, 3.0]]
+
+
+def test_a_stage_without_curves_is_an_empty_chart() -> None:
+    assert job_chart.options([], DARK)["series"] == []
