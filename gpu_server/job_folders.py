@@ -226,9 +226,11 @@ def _write_tiff(path: Path, pixels: NDArray[np.generic]) -> None:
 
 def _copy_models(folder: Path, places: Places) -> None:
     for source, name in ((places.start, START), (places.live, LIVE)):
+        # Anew: what a kill left here may be of the model that was live then.
+        shutil.rmtree(folder / name, ignore_errors=True)
         if source is None:
             continue
-        (folder / name).mkdir(exist_ok=True)
+        (folder / name).mkdir()
         for file in _MODEL_FILES:
             if (source / file).is_file():
                 part = folder / name / f"{file}.part"

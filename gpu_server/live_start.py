@@ -13,6 +13,7 @@ from pathlib import Path
 
 from emcopilot.errors import ModelError
 from gpu_server import promotion_rows
+from gpu_server.inference_child import SlowStartError
 from gpu_server.model_files import CARD_FILE, checked_card, read_card, shipped_folders
 from gpu_server.promotion_rows import SERVER, SETTINGS
 from gpu_server.registry import Registry
@@ -80,9 +81,11 @@ class LiveStart:
         Raises
         ------
         ModelError
-            The very same, if the settings just named it: a person is there to hear it.
+            The very same, if the settings just named it: a person is there to hear it. And if the
+            machine was too busy to load it: that says nothing against it, another model would be
+            as slow, and would stay live when the machine is not busy any more.
         """
-        if choice.who == SETTINGS:
+        if choice.who == SETTINGS or isinstance(error, SlowStartError):
             raise error
         self._leave_out(choice.model_id, error)
 

@@ -69,9 +69,9 @@ class Trainer:
             If the system does not start it.
         """
         out = self._folder / OUT
-        out.mkdir(exist_ok=True)
-        (out / CANCEL_FILE).unlink(missing_ok=True)
         try:
+            out.mkdir(exist_ok=True)
+            (out / CANCEL_FILE).unlink(missing_ok=True)
             with (
                 (self._folder / ANSWER_FILE).open("wb") as answer,
                 _log_file(self._folder / LOG_FILE).open("ab") as words,
@@ -88,7 +88,7 @@ class Trainer:
                 )
         except OSError as error:
             raise AdaptationError(
-                f"the job's process does not start: {error}; is the disk full?"
+                f"the job's process does not start: {error}; is the disk full, or out changed?"
             ) from error
         log.info("trainer started pid=%d folder=%s", self._process.pid, self._folder)
         return self

@@ -100,6 +100,18 @@ def test_a_stop_in_between_goes_on_with_the_frames_chosen_first(
     assert len(list((folder / "frames").glob("*.tif"))) == 8
 
 
+def test_a_model_that_was_live_at_a_kill_leaves_nothing_in_the_folder(
+    job_lab, tmp_path: Path
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    for name in ("start", "live"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "replay.npz").write_bytes(b"of another model")
+    laid_out(job_lab, job, folder, Decoder())
+    assert not (folder / "start" / "replay.npz").exists()
+    assert not (folder / "live").exists()
+
+
 def test_frames_that_cannot_be_read_are_left_out_until_too_few_are_left(
     job_lab, tmp_path: Path
 ) -> None:

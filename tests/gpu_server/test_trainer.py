@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from emcopilot.errors import AdaptationError
 from emcopilot.job_progress import CANCEL_FILE
 from gpu_server.config import AdaptationSettings
 from gpu_server.trainer import Answer, Trainer
@@ -52,6 +53,12 @@ def test_one_that_is_killed_is_dead_with_its_last_words(tmp_path: Path) -> None:
     assert answer.state == "died"
     assert "signal 15" in answer.reason
     assert "last line" in answer.reason
+
+
+def test_a_folder_that_somebody_changed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file in the folder's place")
+    with pytest.raises(AdaptationError, match="does not start"):
+        asyncio.run(run_to_the_end(tmp_path))
 
 
 def test_leaving_ends_the_process(tmp_path: Path) -> None:
