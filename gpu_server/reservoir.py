@@ -243,10 +243,11 @@ def _count(
 def _evict(connection: sa.Connection, domain_id: int) -> None:
     """Take out what is no frame any more, then the lowest ranks beyond the bound."""
     of_domain = reservoir.c.domain_id == domain_id
-    gone = sa.select(frames.c.id).where(frames.c.state == SUPERSEDED)
-    connection.execute(
-        reservoir.delete().where(of_domain, reservoir.c.frame_id.in_(gone))
+    # Asked of each frame that is kept, not of all superseded ones: there may be as many as frames.
+    is_gone = sa.exists().where(
+        frames.c.id == reservoir.c.frame_id, frames.c.state == SUPERSEDED
     )
+    connection.execute(reservoir.delete().where(of_domain, is_gone))
     is_out = sa.or_(frames.c.state != PROCESSED, frames.c.rejected_at.is_not(None))
     surplus = (
         sa.select(reservoir.c.frame_id)
