@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from nicegui import ui
-from nicegui.events import KeyEventArguments, ValueChangeEventArguments
+from nicegui.events import ValueChangeEventArguments
 
 from emcopilot.errors import EMcopilotError
 from emcopilot.model_messages import FrameComparison, ModelLook
@@ -57,7 +57,6 @@ class CompareDialog:
         ):
             self._build()
         self._dialog.on_value_change(self._switched)
-        ui.keyboard(on_key=self._key, ignore=["input", "textarea"])
 
     def _build(self) -> None:
         with box("emc-compare-head"):
@@ -77,7 +76,7 @@ class CompareDialog:
             self._where = text("emc-place", "compare-place")
             self._on = _step("›", "next frame (PageDown)", lambda: self._go(1))
         with box("emc-compare-main"):
-            self._view = CompareView()
+            self._view = CompareView(self._go)
             with box("emc-compare-side"):
                 self._said = text("", "compare-said")
                 with box("emc-compare-table", "compare-table"):
@@ -183,12 +182,6 @@ class CompareDialog:
         if 0 <= place < len(self._frame_ids):
             self._place = place
             await self._show()
-
-    async def _key(self, event: KeyEventArguments) -> None:
-        if not self._dialog.value or not event.action.keydown:
-            return
-        if event.key.name in {"PageUp", "PageDown"}:
-            await self._go(-1 if event.key.name == "PageUp" else 1)
 
     def _switched(self) -> None:
         if not self._dialog.value:

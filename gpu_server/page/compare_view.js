@@ -49,6 +49,9 @@ export default {
       if (move) {
         event.preventDefault(); // the slider would move it once more
         this.wipe = Math.max(0, Math.min(100, this.wipe + move));
+      } else if (event.key === "PageUp" || event.key === "PageDown") {
+        event.preventDefault(); // it would move the slider
+        this.$emit("step", event.key === "PageUp" ? -1 : 1);
       } else if (event.key === "b" || event.key === "B") this.toggleBoth();
     };
     document.addEventListener("keydown", this.onKey);

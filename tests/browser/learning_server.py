@@ -93,7 +93,10 @@ CURVES = {
 class SmoothChild(paper_models.PaperChild):
     """Finds what is bright; what is dark too, if its card says that it learnt that."""
 
+    slow_s = 0.0
+
     def wait_until_ready(self) -> None:
+        time.sleep(self.slow_s)
         super().wait_until_ready()
         card = json.loads((self.folder / "card.json").read_text())
         self.knows_dark = bool(card.get("dark"))
@@ -289,6 +292,17 @@ class Site:
         with self.store.read() as c:
             chosen = sa.select(tables.files.c.sha256).order_by(tables.files.c.id)
             return list(c.scalars(chosen))[place]
+
+    def slow(self, seconds: float) -> None:
+        """Let every further child take that long to start."""
+        SmoothChild.slow_s = seconds
+
+    def live(self) -> list[str]:
+        """Return the live model, and why it is that."""
+        with self.store.read() as c:
+            change = promotion_rows.last(c)
+        assert change is not None
+        return [change.model_id, change.who, change.reason]
 
     def token(self, scope: str) -> str:
         """Return a token of that scope."""
