@@ -227,7 +227,7 @@ class Adaptation:
                 verdict=answer.verdict,
             )
             # The candidate is safe: killed from here on, its job needs no state to end the same.
-            await asyncio.to_thread(job_folders.drop_states, folder)
+            await asyncio.to_thread(job_folders.drop_work, folder)
             await self._end(job, AWAITING_OPERATOR, None, candidate)
         elif await asyncio.to_thread(self._is_cancelled, job.id):
             await self._end(job, CANCELLED, answer.reason or "cancelled")

@@ -168,10 +168,16 @@ def model_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def drop_states(folder: Path) -> None:
-    """Remove what only a job that still runs needs; pictures, sets and figures stay."""
-    for state in (folder / OUT).glob("round-*/*/state.pt"):
-        state.unlink(missing_ok=True)
+def drop_work(folder: Path) -> None:
+    """Remove what only a job that still runs needs: gigabytes; pictures and figures stay.
+
+    The frames lie in the store and the candidate in the registry, so both are copies here.
+    """
+    for name in (FRAMES, START, LIVE):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for kind in ("round-*/*/state.pt", "round-*/*.npz", "**/*.safetensors"):
+        for file in (folder / OUT).glob(kind):
+            file.unlink(missing_ok=True)
 
 
 def _choice(folder: Path, frames: list[ReservoirFrame]) -> list[ReservoirFrame]:

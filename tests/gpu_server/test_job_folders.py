@@ -144,3 +144,25 @@ def test_overrides_lie_over_the_preset_of_the_job(job_lab) -> None:
     assert said["pix2pix"] == {"steps": 3, "weights": {"gan": 0.5}}
     assert said["domain"] == ODD
     assert "incumbent" not in said
+
+
+def test_a_job_that_is_done_keeps_its_pictures_and_figures_alone(
+    tmp_path: Path,
+) -> None:
+    kept = ("job.toml", "trainer.log", "out/report.json", "out/samples/1-1.png")
+    dropped = (
+        "frames/one.tif",
+        "start/model.safetensors",
+        "live/card.json",
+        "out/model.safetensors",
+        "out/round-1/first.npz",
+        "out/round-1/train/model.safetensors",
+        "out/round-1/pix2pix/state.pt",
+    )
+    for name in (*kept, *dropped):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    job_folders.drop_work(tmp_path)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == set(kept)
