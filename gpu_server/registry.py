@@ -94,13 +94,25 @@ class Registry:
         self.root.mkdir(parents=True, exist_ok=True)
         self.golden_root.mkdir(parents=True, exist_ok=True)
         with self.database.read() as connection:
-            kept = {row.folder for row in _rows(connection) if row.deleted_at is None}
-        for folder in self.root.iterdir():
-            if folder.name not in kept:
+            rows = list(_rows(connection))
+        kept = {row.folder for row in rows if row.deleted_at is None}
+        deleted = {row.folder for row in rows} - kept
+        for folder in list(self.root.iterdir()):
+            if folder.name in deleted or folder.suffix == ".part":
                 log.warning("left-over removed folder=%s", folder)
                 shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name not in kept:
+                self._set_aside(folder)
         for name, folder in shipped_folders():
             self._list_shipped(name, folder)
+
+    def _set_aside(self, folder: Path) -> None:
+        """Take a folder that no row names out of the way: its database may have been restored."""
+        target = self.root.with_name(f"{self.root.name}-aside") / folder.name
+        log.warning("folder without a row set aside to=%s; import it to use it", target)
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        folder.replace(target)
 
     # Reading
 

@@ -125,6 +125,9 @@ def test_what_a_kill_left_is_swept_and_is_never_a_model(
     assert {path.name for path in registry.root.iterdir()} == {"a"}
     with pytest.raises(LookupError):
         registry.folder("b")
+    # Not thrown away: an older database, restored, knows nothing of models made since.
+    aside = registry.root.with_name("models-aside") / "b"
+    assert {file.name for file in aside.iterdir()} >= {"card.json", "model.safetensors"}
 
 
 def test_the_live_the_last_and_the_shipped_model_cannot_be_deleted(
