@@ -9,6 +9,7 @@ from gpu_server.page.theme import Palette
 _SHARES = ("miou", "pa", "iou", "f1", "accuracy", "fidelity", "share")
 """Figures between 0 and 1, better when higher; all others are losses or distances."""
 _SYMBOL_POINTS = 40
+_FAR = 8.0
 _NAMES = {
     "pa": "pixel accuracy",
     "miou": "mean IoU",
@@ -57,11 +58,26 @@ def options(curves: Sequence[Course], colours: Palette) -> Option:
             "nameGap": 22, "min": 0, "max": max(steps, default=1), "minInterval": 1,
             "splitLine": {"show": False}, "axisLabel": {"color": colours.faint},
         },
-        "yAxis": [_value(colours), _value(colours, is_right=True)],
+        "yAxis": [
+            {**_value(colours), "type": "log" if _far_apart(curves) else "value"},
+            _value(colours, is_right=True),
+        ],
         "series": [
             _curve(one, palette[n % len(palette)]) for n, one in enumerate(curves)
         ],
     }  # fmt: skip
+
+
+def _far_apart(curves: Sequence[Course]) -> bool:
+    """Say whether losses differ so much that the small ones would lie flat on one scale."""
+    losses = [
+        [value for value in one.value if value is not None]
+        for one in curves
+        if not is_share(one.figure)
+    ]
+    last = [values[-1] for values in losses if values]
+    positive = all(value > 0 for values in losses for value in values)
+    return positive and len(last) > 1 and max(last) > _FAR * min(last)
 
 
 def _value(colours: Palette, *, is_right: bool = False) -> Option:

@@ -87,6 +87,8 @@ def proposed(learning: Learning) -> str | None:
 
 def wanted(learning: Learning) -> str:
     """Return the button that the operator is most likely to press next, if any."""
+    if learning.candidate and learning.candidate.objection:
+        return "compare"
     if proposed(learning):
         return "promote"
     return "adapt" if learning.shift and learning.shift.state == "shifted" else ""

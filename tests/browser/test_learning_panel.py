@@ -388,5 +388,45 @@ def test_nothing_of_the_panel_is_cut(visit: Visit, site: Site, size) -> None:
     visit.page.set_viewport_size({"width": 1366, "height": 768})
 
 
+LOW_CONTRAST = """() => {
+  const part = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  // Also what `color-mix` makes, which is not written as rgb().
+  const solid = (text) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = text;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = solid(getComputedStyle(e).backgroundColor);
+      if (c[3] > 128) return c;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const e of document.querySelectorAll(".emc-learning *, .emc-dialog *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+    if (!own || !e.offsetParent || e.closest("[disabled]")) continue;
+    const [a, b] = [light(solid(getComputedStyle(e).color)), light(ground(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(`${e.textContent.trim()} ${ratio.toFixed(2)}`);
+  }
+  return found; }"""
+
+
+def test_every_text_stands_out_from_its_ground_in_both_themes(visit: Visit) -> None:
+    for theme in ("dark", "light"):
+        visit.part("adapt").click()
+        visit.says("estimate", "About")
+        visit.page.wait_for_timeout(600)  # colours and windows fade in
+        assert visit.page.evaluate(LOW_CONTRAST) == [], theme
+        visit.close("ask-adapt")
+        visit.part("menu").click()
+        visit.page.locator(".emc-entry", has_text="Light or dark").click()
+
+
 def test_nothing_was_complained_about(visit: Visit) -> None:
     assert visit.complaints == []

@@ -26,3 +26,14 @@ def test_what_a_step_did_not_say_is_no_point() -> None:
 
 def test_a_stage_without_curves_is_an_empty_chart() -> None:
     assert job_chart.options([], DARK)["series"] == []
+
+
+def test_losses_far_apart_share_a_logarithmic_axis() -> None:
+    curves = [
+        Course("a", "cycle", [1, 2], [0.5, 0.3]),
+        Course("a", "frechet", [1, 2], [150.0, 20.0]),
+    ]
+    assert job_chart.options(curves, DARK)["yAxis"][0]["type"] == "log"
+    assert job_chart.options(curves[:1], DARK)["yAxis"][0]["type"] == "value"
+    below = [*curves, Course("a", "score", [1], [-0.2])]
+    assert job_chart.options(below, DARK)["yAxis"][0]["type"] == "value"

@@ -158,6 +158,8 @@ def test_promote_is_about_the_candidate_else_about_what_the_alarm_proposes() -> 
     back = replace(CALM, shift=RETURNED)
     assert (proposed(back), wanted(back)) == ("adapted-1", "promote")
     assert proposed(replace(back, live="adapted-1")) is None
+    worse = replace(CALM, candidate=Candidate(MODEL, "it is worse"))
+    assert (proposed(worse), wanted(worse)) == ("adapted-1", "compare")
 
 
 def test_the_panel_moves_up_only_while_something_asks_for_the_operator() -> None:
