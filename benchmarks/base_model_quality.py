@@ -34,10 +34,8 @@ from models import checkpoint
 from models.box_truth import BoxScore
 from models.checkpoint import ModelCard, Score
 from models.datasets import read_pair, read_pixels
-from models.npssegnet import torch_run
-from models.predict import predict
+from models.predict import Predictor, predictor
 from models.scores import ImageScore, score_image
-from models.tiling import Run
 from models.training import named_device
 
 PARTS = ("film", "HAADF", "BF", "simulated")
@@ -78,19 +76,19 @@ def otsu_scores(image: EmpsImage) -> tuple[float, ...]:
     return one_liner_miou(*read_pair(image.pair))
 
 
-def model_scores(images: Sequence[EmpsImage], run: Run) -> list[ImageScore]:
+def model_scores(images: Sequence[EmpsImage], show: Predictor) -> list[ImageScore]:
     scores: list[ImageScore] = []
     for image in images:
         pixels, marks = read_pixels(image.pair.image), read_pixels(image.pair.mask)
-        scores.append(score_image(image.pair.name, predict(pixels, run), pixels, marks))
+        scores.append(score_image(image.pair.name, show(pixels), pixels, marks))
     return scores
 
 
-def real(run: Run) -> list[Figure]:
+def real(show: Predictor) -> list[Figure]:
     training, validation = split(read_emps(data_folder()))
     tuning = np.array([otsu_scores(image) for image in training])
     otsu = np.array([otsu_scores(image) for image in validation])
-    model = model_scores(validation, run)
+    model = model_scores(validation, show)
     best_before = int(tuning.mean(axis=0).argmax())
     best_here = int(otsu.mean(axis=0).argmax())
     miou = [score.miou for score in model]
@@ -122,7 +120,7 @@ def real(run: Run) -> list[Figure]:
     ]
 
 
-def catalysts(run: Run, card: ModelCard, kind: str) -> list[Figure]:
+def catalysts(show: Predictor, card: ModelCard, kind: str) -> list[Figure]:
     """Score the families of one kind of image ("HAADF" or "BF"), those held out first."""
     figures: list[Figure] = []
     trained_on = str(card.data.get(BRIGHT_FIELD_KEY, BRIGHT_FIELD))
@@ -130,7 +128,7 @@ def catalysts(run: Run, card: ModelCard, kind: str) -> list[Figure]:
     for part, images in (("validation", validation), ("training", training)):
         chosen = [i for i in images if i.is_bright == (kind == "HAADF")]
         if chosen:
-            scores = [box_score(image, run) for image in chosen]
+            scores = [box_score(image, show) for image in chosen]
             for score in scores:
                 print(
                     f"{score.name}: F1 {score.f1:.3f}, {score.found} found", flush=True
@@ -144,8 +142,8 @@ def catalysts(run: Run, card: ModelCard, kind: str) -> list[Figure]:
     return figures
 
 
-def box_score(image: ArdaImage, run: Run) -> BoxScore:
-    shown = predict(read_pixels(image.path), run)
+def box_score(image: ArdaImage, show: Predictor) -> BoxScore:
+    shown = show(read_pixels(image.path))
     return image.boxes.score(image.path.stem, shown)
 
 
@@ -158,7 +156,7 @@ def wild_scene(mode: Mode, number: int, rng: np.random.Generator) -> Scene:
     )
 
 
-def simulated(run: Run, mode: Mode, count: int, *, wild: bool) -> list[Figure]:
+def simulated(show: Predictor, mode: Mode, count: int, *, wild: bool) -> list[Figure]:
     """Score frames on supports that training never drew: the demo's scene, or any."""
     scores: list[ImageScore] = []
     for number in range(count):
@@ -166,7 +164,7 @@ def simulated(run: Run, mode: Mode, count: int, *, wild: bool) -> list[Figure]:
         scene = wild_scene(mode, number, rng) if wild else demo_scene(mode)
         frame = render_micrograph(scene, rng)
         if frame.particles:
-            shown = predict(frame.pixels, run)
+            shown = show(frame.pixels)
             scores.append(score_image(str(number), shown, frame.pixels, frame.labels))
     errors = [s.mean_diameter_error_percent for s in scores]
     what = f"simulated {mode}, {'any conditions' if wild else 'as in the demo'}"
@@ -209,17 +207,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     network, card = checkpoint.load(options.model)
-    run = torch_run(network.to(named_device(options.device)))
+    show = predictor(network.to(named_device(options.device)), card)
     print(f"{card.model_id} on {machine()}")
     figures: list[Figure] = []
     if "film" in options.parts:
-        figures += real(run)
+        figures += real(show)
     for kind in ("HAADF", "BF"):
         if kind in options.parts:
-            figures += catalysts(run, card, kind)
+            figures += catalysts(show, card, kind)
     for wild in (False, True) if "simulated" in options.parts else ():
-        figures += simulated(run, "haadf", options.frames, wild=wild)
-        figures += simulated(run, "bf", options.frames, wild=wild)
+        figures += simulated(show, "haadf", options.frames, wild=wild)
+        figures += simulated(show, "bf", options.frames, wild=wild)
     for figure in figures:
         print(figure)
     if options.record:

@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import nn
 
-from emcopilot.confidence import ParticleConfidence
+from emcopilot.confidence import ParticleConfidence, particle_features
 from emcopilot.labels import label_particles
 from emcopilot.particles import measure_particles
 from emcopilot.simulate import Mode, random_scene, render_micrograph
@@ -78,35 +78,35 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Particles:
-    """What is seen of particles, and whether they are true; all of shape (P,)."""
+    """What is seen of particles, and whether they are true."""
 
-    mean_probability: NDArray[np.float64]
-    diameter_px: NDArray[np.float64]
+    features: NDArray[np.float64]
+    """Shape (P, 4), as `particle_features` gives them, frame by frame."""
     found: NDArray[np.bool_]
+    """Shape (P,)."""
 
     @classmethod
     def of(cls, frames: Sequence[Judged], temperature: float) -> "Particles":
         """Collect the particles that the live path would show of all frames."""
-        parts: list[tuple[NDArray[np.float64], ...]] = []
+        features: list[NDArray[np.float64]] = []
+        found: list[NDArray[np.bool_]] = []
         for frame in frames:
             shown = to_uint8(probability_at(frame.lead, temperature))
             labels = label_particles(shown)
             table = measure_particles(labels, shown, probability=shown)
-            found = is_found(labels, frame.truth).astype(np.float64)
-            parts.append((table.confidence, table.equivalent_diameter_px, found))
-        mean, diameter, found = (np.concatenate(p) for p in zip(*parts, strict=True))
-        return cls(mean, diameter, found.astype(bool))
+            features.append(
+                particle_features(table.confidence, table.equivalent_diameter_px)
+            )
+            found.append(is_found(labels, frame.truth))
+        return cls(np.concatenate(features), np.concatenate(found))
 
     def fit(self) -> ParticleConfidence:
         """Fit the map to these particles."""
-        return fit_particle_confidence(
-            self.mean_probability, self.diameter_px, self.found
-        )
+        return fit_particle_confidence(self.features, self.found)
 
     def reliability(self, confidence: ParticleConfidence) -> Reliability:
         """Hold the confidence that a map gives against the truth."""
-        said = confidence(self.mean_probability, self.diameter_px)
-        return Reliability.of(said, self.found)
+        return Reliability.of(confidence.of_features(self.features), self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,16 @@ class Calibration:
     particles: ParticleConfidence
 
     @classmethod
-    def fitted(cls, frames: Sequence[Judged]) -> "Calibration":
+    def fitted(
+        cls, frames: Sequence[Judged], temperature: float | None = None
+    ) -> "Calibration":
         """Fit the temperature, then the map to the particles that it shows.
 
         Every group weighs the same: with many frames of one kind, what they lack would be
-        charged to the others.
+        charged to the others. A temperature that is given is left as it is.
         """
+        if temperature is not None:
+            return cls(temperature, Particles.of(frames, temperature).fit())
         sizes = Counter(frame.group for frame in frames)
         temperature = fit_temperature(
             [frame.lead for frame in frames],
@@ -267,10 +271,10 @@ class Verdict:
         }
 
 
-def judge(frames: Sequence[Judged]) -> list[Verdict]:
+def judge(frames: Sequence[Judged], temperature: float | None) -> list[Verdict]:
     """Cross-fit on all groups together, judge each, and all."""
     by_half = [
-        Calibration.fitted([frame for frame in frames if frame.half == half])
+        Calibration.fitted([f for f in frames if f.half == half], temperature)
         for half in (0, 1)
     ]
     print("temperatures of the halves:", [round(c.temperature, 3) for c in by_half])
@@ -338,11 +342,29 @@ def write(
         licence=card.licence,
         particle_confidence=calibration.particles,
     )
-    scores = [s for s in card.scores if not s.metric.startswith("ECE")]
-    scores += [score for verdict in verdicts for score in _scores(verdict)]
-    kept = {"scores": tuple(scores), "limits": card.limits}
+    kept = {"scores": with_errors(card, verdicts), "limits": card.limits}
     checkpoint.write_card(directory, saved.model_copy(update=kept))
     return saved
+
+
+def with_errors(card: ModelCard, verdicts: Sequence[Verdict]) -> tuple[Score, ...]:
+    """Return the card's scores with the calibration errors measured anew."""
+    others = [s for s in card.scores if not s.metric.startswith("ECE")]
+    return (*others, *(score for one in verdicts for score in _scores(one)))
+
+
+def rewrite_map(
+    directory: Path, calibration: Calibration, verdicts: Sequence[Verdict]
+) -> ModelCard:
+    """Give the model in `directory` another map; its weights, and so its id, stay."""
+    card = checkpoint.load(directory)[1]
+    changed = {
+        "particle_confidence": calibration.particles,
+        "scores": with_errors(card, verdicts),
+    }
+    card = card.model_copy(update=changed)
+    checkpoint.write_card(directory, card)
+    return card
 
 
 def _scores(verdict: Verdict) -> list[Score]:
@@ -372,23 +394,30 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="reliability diagrams, PNG")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path, help="directory of the tempered model")
+    parser.add_argument(
+        "--map-only", type=Path, help="directory of the model whose map is fitted anew"
+    )
     options = parser.parse_args()
+    # Weights that stay keep the temperature that was folded into them.
+    temperature = 1.0 if options.map_only else None
     network, card = checkpoint.load(options.model)
     run = flattened(network)
     print(f"{card.model_id} on {machine()}")
     frames = real_frames(run)
     frames += simulated_frames(run, "haadf", options.frames)
     frames += simulated_frames(run, "bf", options.frames)
-    verdicts = judge(frames)
+    verdicts = judge(frames, temperature)
     for verdict in verdicts:
         print(verdict)
-    calibration = Calibration.fitted(frames)
+    calibration = Calibration.fitted(frames, temperature)
     print(json.dumps({"fitted on all": asdict(calibration)}))
     if options.plot:
         draw(options.plot, verdicts, card.model_id)
     if options.write:
         saved = write(options.write, network, card, calibration, verdicts)
         print(json.dumps({"from": card.model_id, "to": saved.model_id}))
+    if options.map_only:
+        rewrite_map(options.map_only, calibration, verdicts)
     write_json(
         options.json,
         {

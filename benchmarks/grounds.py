@@ -18,8 +18,7 @@ from emcopilot.optics import Mode
 from emcopilot.simulate import Scene, demo_scene, render_micrograph
 from models import checkpoint
 from models.datasets import LabelledFrame, label, read_pair
-from models.npssegnet import torch_run
-from models.predict import predict
+from models.predict import predictor
 from models.segmentation_metrics import pixel_score
 
 Pixels = NDArray[np.generic]
@@ -97,11 +96,8 @@ def _read(images: Sequence[object]) -> list[Labelled]:
 
 def miou_of(model: str | Path, frames: Sequence[Labelled]) -> NDArray[np.float64]:
     """Return a model's MIoU on each frame, as the live path looks at it, shape (N,)."""
-    network, _ = checkpoint.load(model)
-    run = torch_run(network.float())
-    return np.array(
-        [pixel_score(predict(f.pixels, run) >= 128, f.mask).miou for f in frames]
-    )
+    show = predictor(*checkpoint.load(model))
+    return np.array([pixel_score(show(f.pixels) >= 128, f.mask).miou for f in frames])
 
 
 def otsu_of(frames: Sequence[Labelled]) -> NDArray[np.float64]:

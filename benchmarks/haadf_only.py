@@ -20,8 +20,8 @@ from emcopilot.simulate import demo_scene, random_scene, render_micrograph
 from models import checkpoint
 from models.augmentation import Source
 from models.datasets import LabelledFrame, label
-from models.npssegnet import NPSSEGNET, torch_run
-from models.predict import predict
+from models.npssegnet import NPSSEGNET
+from models.predict import predictor
 from models.seen import write_seen
 from models.segmentation_metrics import pixel_score
 from models.train_segmenter import train
@@ -75,7 +75,7 @@ def main() -> None:
         shown = [training_frame(number) for number in range(FRAMES)]
         write_seen(options.out, [frame.pixels for frame in shown])
     network, card = checkpoint.load(options.out)
-    run = torch_run(network.float())
+    show = predictor(network, card)
     print(machine())
     for mode in MODES:
         ours: list[float] = []
@@ -84,7 +84,7 @@ def main() -> None:
             rng = np.random.default_rng((JUDGED_SEED, number))
             frame = render_micrograph(demo_scene(mode, size=JUDGED_SIDE_PX), rng)
             truth = frame.labels > 0
-            ours.append(pixel_score(predict(frame.pixels, run) > 127, truth).miou)
+            ours.append(pixel_score(show(frame.pixels) > 127, truth).miou)
             otsu.append(one_liner_miou(frame.pixels, truth))
         print(
             f"{card.model_id} {mode}: MIoU {np.mean(ours):.3f} (sd {np.std(ours):.3f}, "

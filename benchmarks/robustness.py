@@ -25,15 +25,13 @@ from scipy import ndimage, stats
 from emcopilot.labels import label_particles
 from emcopilot.optics import Mode
 from models import checkpoint
-from models.npssegnet import torch_run
-from models.predict import predict
+from models.predict import Predictor, predictor
 from models.scores import whole_diameters_px
 from models.segmentation_metrics import (
     diameter_error_percent,
     instance_score,
     pixel_score,
 )
-from models.tiling import Run
 
 LARGE_PX = 8.0
 """Sizes from which the demanded MIoU holds."""
@@ -171,14 +169,14 @@ def miou_of_large(labels: Labels, truth: Labels) -> float:
 
 
 def judge(
-    condition: Condition, mode: Mode, run: Run, count: int
+    condition: Condition, mode: Mode, show: Predictor, count: int
 ) -> tuple[Row, Image.Image]:
     """Score `count` frames of a condition; the picture shows the first of them."""
     scores: list[FrameScore] = []
     tiles: list[Image.Image] = []
     for number in range(count):
         pixels, truth = condition.draw(mode, number)
-        labels = label_particles(predict(pixels, run))
+        labels = label_particles(show(pixels))
         scores.append(score(pixels, truth, labels))
         if not tiles:
             title = f"{condition.name}, {mode}: {scores[0].miou:.3f}"
@@ -186,13 +184,15 @@ def judge(
     return Row.of(condition.name, mode, scores), tiles[0]
 
 
-def judge_empty(mode: Mode, run: Run, count: int) -> tuple[EmptyFields, Image.Image]:
+def judge_empty(
+    mode: Mode, show: Predictor, count: int
+) -> tuple[EmptyFields, Image.Image]:
     """Count what is found in `count` empty fields; the picture shows the worst."""
     invented: list[int] = []
     pixels_seen, worst = 0, None
     for number in range(count):
         pixels, truth = EMPTY.draw(mode, number)
-        labels = label_particles(predict(pixels, run))
+        labels = label_particles(show(pixels))
         found = int(labels.max())
         pixels_seen += pixels.size
         if worst is None or found > max(invented):
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="one frame of each condition, PNG")
     options = parser.parse_args()
     network, card = checkpoint.load(options.model)
-    run = torch_run(network)
+    show = predictor(network, card)
     print(f"{card.model_id} on {machine()}")
     print(
         "  condition           mode  frames, n   MIoU        >= 8 px  F1   diam. %   Otsu"
@@ -260,12 +260,12 @@ def main() -> None:
     wanted = [c for c in CONDITIONS if (options.only or "") in c.name]
     for condition in wanted:
         for mode in MODES:
-            row, picture = judge(condition, mode, run, options.frames)
+            row, picture = judge(condition, mode, show, options.frames)
             print(row, flush=True)
             rows.append(row)
             tiles.append(picture)
     for mode in MODES if options.empty else ():
-        fields, picture = judge_empty(mode, run, options.empty)
+        fields, picture = judge_empty(mode, show, options.empty)
         print(fields, flush=True)
         empties.append(fields)
         tiles.append(picture)

@@ -34,6 +34,9 @@ class ParticleConfidence:
     """Of the logit of the mean probability inside."""
     per_log_diameter: float = 0.0
     """Of ln(equivalent diameter in px): a speck is doubted more than a disc."""
+    per_log_relative_diameter: float = 0.0
+    """Of ln(diameter over the frame's typical one): a speck among discs is doubted more than one
+    among its like."""
 
     def __call__(
         self, mean_probability: FloatArray, diameter_px: FloatArray
@@ -43,12 +46,21 @@ class ParticleConfidence:
         Parameters
         ----------
         mean_probability : float array, shape (P,)
-            Mean probability 0..1 inside each particle; NaN (unknown) stays NaN.
+            Mean probability 0..1 inside each particle of one frame; NaN (unknown) stays NaN.
         diameter_px : float array, shape (P,)
             Equivalent diameters.
         """
-        coefficients = (self.constant, self.per_lead, self.per_log_diameter)
-        lead = particle_features(mean_probability, diameter_px) @ coefficients
+        return self.of_features(particle_features(mean_probability, diameter_px))
+
+    def of_features(self, features: FloatArray) -> FloatArray:
+        """Return chances, shape (P,), of what `particle_features` says, shape (P, 4)."""
+        coefficients = (
+            self.constant,
+            self.per_lead,
+            self.per_log_diameter,
+            self.per_log_relative_diameter,
+        )
+        lead = features @ np.array(coefficients)
         return 1.0 / (1.0 + np.exp(-np.clip(lead, -50.0, 50.0)))
 
 
@@ -59,11 +71,29 @@ IDENTITY = ParticleConfidence()
 def particle_features(
     mean_probability: FloatArray, diameter_px: FloatArray
 ) -> FloatArray:
-    """Return (P, 3): constant, logit of the mean probability, ln of the diameter."""
+    """Return what a map goes by, for the particles of one frame.
+
+    Returns
+    -------
+    float64 array, shape (P, 4)
+        A constant, the logit of the mean probability, ln of the diameter, and ln of the diameter
+        over that of the particle in which the middle of the frame's particle area lies.
+    """
     inside = np.clip(mean_probability, _CLEAREST, 1 - _CLEAREST)
     lead = np.log(inside / (1 - inside))
     diameter = np.log(np.maximum(diameter_px, 1.0))
-    return np.column_stack([np.ones_like(lead), lead, diameter])
+    return np.column_stack(
+        [np.ones_like(lead), lead, diameter, diameter - _typical(diameter)]
+    )
+
+
+def _typical(log_diameter: FloatArray) -> float:
+    """Return the median of ln(diameter), weighted by area."""
+    if not len(log_diameter):
+        return 0.0
+    ordered = np.sort(log_diameter)
+    reached = np.cumsum(np.exp(2.0 * ordered))
+    return float(ordered[np.searchsorted(reached, reached[-1] / 2)])
 
 
 def is_doubtful(confidence: FloatArray) -> NDArray[np.bool_]:

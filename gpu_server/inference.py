@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emcopilot.confidence import IDENTITY
+from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import ConfigError, EMcopilotError, ModelError
 from emcopilot.seen import SEEN_FILE
 from gpu_server.engines import Engine
@@ -68,23 +68,27 @@ def build_engine(spec: InferenceSpec) -> tuple[Engine, ModelCard]:
 
 
 def frame_predictor(
-    engine: Engine, one_pass_px: int
+    engine: Engine, one_pass_px: int, confidence: ParticleConfidence = IDENTITY
 ) -> Callable[[NDArray[np.generic]], NDArray[np.uint8]]:
     """Return the function from one frame's pixels to its uint8 probability, both (H, W)."""
     tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
     run = finite(engine)
-    return lambda pixels: predict(pixels, run, tiling)
+    return lambda pixels: predict(pixels, run, tiling, confidence=confidence)
 
 
 def predict_batch(
-    engine: Engine, frames: list[NDArray[np.generic]], one_pass_px: int
+    engine: Engine,
+    frames: list[NDArray[np.generic]],
+    one_pass_px: int,
+    confidence: ParticleConfidence = IDENTITY,
 ) -> list[NDArray[np.uint8]]:
     """Predict frames of one shape; small ones share a pass when the engine gains from it."""
     if max(frames[0].shape) <= one_pass_px:
         tiling = Tiling(one_pass_px=one_pass_px, batch=engine.batch)
-        return predict_together(frames, finite(engine), tiling)
+        run = finite(engine)
+        return predict_together(frames, run, tiling, confidence=confidence)
     # One after the other: several large ones at once would fill the memory.
-    predict_one = frame_predictor(engine, one_pass_px)
+    predict_one = frame_predictor(engine, one_pass_px, confidence)
     return [predict_one(pixels) for pixels in frames]
 
 
@@ -111,6 +115,7 @@ def serve(connection: Connection, spec: InferenceSpec) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
         engine, card = build_engine(spec)
+        confidence = card.particle_confidence or IDENTITY
         # What is computed again in the background has been looked at already.
         looker = None if spec.is_background else _looker(engine)
         if spec.warm_px:
@@ -125,7 +130,7 @@ def serve(connection: Connection, spec: InferenceSpec) -> None:
             "model_id": card.model_id,
             "device": engine.device,
             "batch": engine.batch,
-            "particle_confidence": asdict(card.particle_confidence or IDENTITY),
+            "particle_confidence": asdict(confidence),
             "features": looker.features if looker else None,
             "seen": str(find(spec.model).absolute() / SEEN_FILE),
         },
@@ -135,7 +140,14 @@ def serve(connection: Connection, spec: InferenceSpec) -> None:
             frames = _receive_frames(connection)
         except EOFError:
             return
-        _answer(connection, engine, looker, frames, spec.one_pass_px)
+        _answer(
+            connection,
+            engine,
+            looker,
+            frames,
+            one_pass_px=spec.one_pass_px,
+            confidence=confidence,
+        )
 
 
 def _looker(engine: Engine) -> Looker | None:
@@ -168,11 +180,13 @@ def _answer(
     engine: Engine,
     looker: Looker | None,
     frames: list[NDArray[np.generic]],
+    *,
     one_pass_px: int,
+    confidence: ParticleConfidence,
 ) -> None:
     started = time.monotonic()
     try:
-        maps = predict_batch(engine, frames, one_pass_px)
+        maps = predict_batch(engine, frames, one_pass_px, confidence)
     except (MemoryError, torch.OutOfMemoryError, ModelError) as error:
         # Any other error ends this process: after a fault on the GPU nothing works in it any
         # more, and a new one gives the frame its second try.

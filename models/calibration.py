@@ -17,7 +17,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit
 from torch import nn
 
-from emcopilot.confidence import ParticleConfidence, particle_features
+from emcopilot.confidence import ParticleConfidence
 from models.npssegnet import last_convolution
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
@@ -180,14 +180,14 @@ def is_found(labels: Labels, truth: Labels) -> Mask:
 
 
 def fit_particle_confidence(
-    mean_probability: NDArray[np.float64], diameter_px: NDArray[np.float64], found: Mask
+    features: NDArray[np.float64], found: Mask
 ) -> ParticleConfidence:
     """Fit the logistic map to particles whose truth is known.
 
     Parameters
     ----------
-    mean_probability, diameter_px : float arrays, shape (P,)
-        As `ParticleConfidence` takes them, over many frames that training never saw.
+    features : float array, shape (P, 4)
+        `particle_features`, frame by frame, of many frames that training never saw.
     found : bool array, shape (P,)
         Whether each is true: see `is_found`.
 
@@ -198,9 +198,8 @@ def fit_particle_confidence(
     """
     if found.all() or not found.any():
         return ParticleConfidence()
-    features = particle_features(mean_probability, diameter_px)
     sign = np.where(found, 1.0, -1.0)
-    start = np.array([0.0, 1.0, 0.0])
+    start = np.array([0.0, 1.0, 0.0, 0.0])
 
     def surprise(coefficients: NDArray[np.float64]) -> float:
         doubt = np.logaddexp(0.0, -sign * (features @ coefficients)).sum()

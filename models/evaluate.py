@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from emcopilot.confidence import IDENTITY
 from emcopilot.errors import ConfigError
 from models import checkpoint
 from models.box_truth import BOXES_RUN_WIDE, find_boxed
@@ -38,7 +39,10 @@ def main(argv: list[str]) -> int:
     _prepare(options.json, options.overlays)
     results = [
         evaluate(
-            torch_run(network.to(device)), _told(cases, card.model_id), card.model_id
+            torch_run(network.to(device)),
+            _told(cases, card.model_id),
+            card.model_id,
+            card.particle_confidence or IDENTITY,
         )
         for network, card in models
     ]
@@ -56,7 +60,9 @@ def main(argv: list[str]) -> int:
         }
         _write(options.json, json.dumps(answer, indent=1, allow_nan=False) + "\n")
     if options.overlays:
-        draw_overlays(torch_run(models[0][0]), cases, result, options.overlays)
+        network, card = models[0]
+        confidence = card.particle_confidence or IDENTITY
+        draw_overlays(torch_run(network), cases, result, options.overlays, confidence)
     return 1 if result.unreadable else 0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import DecodeError
 from emcopilot.labels import label_particles
 from models.box_truth import BoxedImage, Boxes
@@ -24,7 +25,12 @@ Case = Pair | BoxedImage
 """Where one image and its truth lie."""
 
 
-def evaluate(run: Run, cases: Iterable[Case], model_id: str) -> Evaluation:
+def evaluate(
+    run: Run,
+    cases: Iterable[Case],
+    model_id: str,
+    confidence: ParticleConfidence = IDENTITY,
+) -> Evaluation:
     """Score a model on every image; one that cannot be scored is named, not fatal.
 
     Parameters
@@ -34,6 +40,8 @@ def evaluate(run: Run, cases: Iterable[Case], model_id: str) -> Evaluation:
     cases : iterable of Pair or BoxedImage
         All of one kind.
     model_id : str
+    confidence : ParticleConfidence, optional
+        The model's own: what it does not believe itself is no particle.
     """
     scores: list[Score] = []
     unreadable: list[tuple[str, str]] = []
@@ -41,7 +49,8 @@ def evaluate(run: Run, cases: Iterable[Case], model_id: str) -> Evaluation:
     for case in cases:
         try:
             pixels, truth = read_case(case)
-            scores.append(truth.score(case.name, predict(pixels, run)))
+            shown = predict(pixels, run, confidence=confidence)
+            scores.append(truth.score(case.name, shown))
             empty += truth.is_empty
         except DecodeError as error:
             unreadable.append((case.name, str(error)))
@@ -67,7 +76,11 @@ def read_case(case: Case) -> tuple[NDArray[np.generic], MarkedParticles | Boxes]
 
 
 def draw_overlays(
-    run: Run, cases: Iterable[Case], result: Evaluation, folder: Path
+    run: Run,
+    cases: Iterable[Case],
+    result: Evaluation,
+    folder: Path,
+    confidence: ParticleConfidence = IDENTITY,
 ) -> list[Path]:
     """Draw the images that were scored best, median and worst; returns the files.
 
@@ -82,12 +95,13 @@ def draw_overlays(
     drawn: list[Path] = []
     for rank, score in extremes(result.scores).items():
         pixels, truth = read_case(by_name[score.name])
+        shown = predict(pixels, run, confidence=confidence)
         path = folder / f"{rank}_{score.name}.png"
         save_overlay(
             path,
             pixels,
             truth=truth.outline(pixels.shape),
-            answer=label_edges(label_particles(predict(pixels, run))),
+            answer=label_edges(label_particles(shown)),
             caption=f"{rank}: {score.name}, {_merit(score)}",
         )
         drawn.append(path)

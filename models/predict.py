@@ -1,13 +1,19 @@
 """From one frame's pixels to its probability map, as live inference, judges and benchmarks see it.
 
-Normalise, look natively, look again where `Scales` says so, mean the leads.
+Normalise, look natively, look again where `Scales` says so, mean the leads, and leave out what the
+model does not believe itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
+from emcopilot.belief import believed
+from emcopilot.confidence import IDENTITY, ParticleConfidence
+from models.checkpoint import ModelCard
+from models.npssegnet import torch_run
 from models.preprocess import normalise
 from models.scales import (
     LIVE,
@@ -18,12 +24,22 @@ from models.scales import (
 )
 from models.tiling import Run, Tiling, to_uint8
 
+Predictor = Callable[[NDArray[np.generic]], NDArray[np.uint8]]
+"""One frame's pixels, (H, W), to its probability map, uint8 (H, W)."""
+
+
+def predictor(network: nn.Module, card: ModelCard) -> Predictor:
+    """Return a model's whole way from pixels to its probability map, where its weights lie."""
+    run, confidence = torch_run(network), card.particle_confidence or IDENTITY
+    return lambda pixels: predict(pixels, run, confidence=confidence)
+
 
 def predict(
     pixels: NDArray[np.generic],
     run: Run,
     tiling: Tiling | None = None,
     scales: Scales = LIVE,
+    confidence: ParticleConfidence = IDENTITY,
 ) -> NDArray[np.uint8]:
     """Return the particle probability of every pixel of one frame.
 
@@ -38,13 +54,15 @@ def predict(
         How to cut large frames.
     scales : Scales, optional
         At which magnifications to look.
+    confidence : ParticleConfidence, optional
+        The model's own: what it gives hardly a chance is no particle. The identity drops nothing.
 
     Returns
     -------
     uint8 array, shape (H, W)
         Probability scaled to 0..255; 128 and above is particle.
     """
-    return predict_together([pixels], run, tiling, scales)[0]
+    return predict_together([pixels], run, tiling, scales, confidence)[0]
 
 
 def predict_together(
@@ -52,6 +70,7 @@ def predict_together(
     run: Run,
     tiling: Tiling | None = None,
     scales: Scales = LIVE,
+    confidence: ParticleConfidence = IDENTITY,
 ) -> list[NDArray[np.uint8]]:
     """Predict frames of one shape (H, W) in common passes, which a GPU gains from.
 
@@ -59,7 +78,7 @@ def predict_together(
     """
     normalised = [normalise(pixels) for pixels in frames]
     leads = mean_leads(normalised, run, tiling, scales)
-    return [to_uint8(probability_of(lead)) for lead in leads]
+    return [believed(to_uint8(probability_of(lead)), confidence) for lead in leads]
 
 
 def mean_leads(

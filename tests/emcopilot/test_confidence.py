@@ -33,6 +33,15 @@ def test_a_map_can_doubt_specks_and_stays_within_bounds() -> None:
     assert 0.0 <= steep(np.array([0.6]), np.array([5.0]))[0] < 1e-9
 
 
+def test_a_speck_among_discs_is_doubted_more_than_one_among_specks() -> None:
+    relative = ParticleConfidence(per_log_relative_diameter=2.0)
+    among_discs = relative(np.full(3, 0.8), np.array([5.0, 40.0, 40.0]))
+    among_specks = relative(np.full(3, 0.8), np.full(3, 5.0))
+    np.testing.assert_allclose(among_specks, 0.8)
+    assert among_discs[0] == pytest.approx(1 / (1 + 64 / 4))  # odds 4 times (1/8)^2
+    np.testing.assert_allclose(among_discs[1:], 0.8)
+
+
 def test_unknown_stays_unknown_and_nothing_stays_nothing() -> None:
     assert np.isnan(ParticleConfidence()(np.array([np.nan]), np.array([5.0]))).all()
     assert ParticleConfidence()(np.empty(0), np.empty(0)).shape == (0,)

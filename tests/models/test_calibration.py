@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from emcopilot.confidence import ParticleConfidence
+from emcopilot.confidence import ParticleConfidence, particle_features
 from models.calibration import (
     Reliability,
     fit_particle_confidence,
@@ -138,11 +138,12 @@ def test_the_particle_map_is_recovered_and_calibrates() -> None:
     mean, diameter = rng.uniform(0.5, 1, 10_000), np.exp(rng.uniform(1, 5, 10_000))
     truth = ParticleConfidence(constant=-3.0, per_lead=0.8, per_log_diameter=0.7)
     found = drawn(truth(mean, diameter))
-    fitted = fit_particle_confidence(mean, diameter, found)
+    fitted = fit_particle_confidence(particle_features(mean, diameter), found)
     assert Reliability.of(mean, found).ece > 0.1
     assert Reliability.of(fitted(mean, diameter), found).ece < 0.03
 
 
 def test_without_contrary_evidence_the_map_is_the_identity() -> None:
     mean = np.array([0.5, 0.8, 0.95])
-    assert fit_particle_confidence(mean, mean, np.ones(3, bool)) == ParticleConfidence()
+    features = particle_features(mean, np.full(3, 9.0))
+    assert fit_particle_confidence(features, np.ones(3, bool)) == ParticleConfidence()
