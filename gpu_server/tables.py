@@ -346,6 +346,7 @@ events = Table(
     Column("session_id", ForeignKey("sessions.id")),
     Column("data", JSON, nullable=False),
     CheckConstraint(f"kind IN {EVENT_KINDS}", name="kind"),
+    Index(None, "kind", "session_id"),  # alarms are read from here
     sqlite_autoincrement=True,
 )
 

@@ -108,7 +108,11 @@ def test_the_first_release_s_events_keep_their_ids_and_go_on_counting(
     database = Database(tmp_path)
     with database.write() as connection:
         connection.exec_driver_sql(insert.replace("model", "job"))
-        ids = connection.exec_driver_sql("SELECT id FROM events").scalars().all()
+        ids = (
+            connection.exec_driver_sql("SELECT id FROM events ORDER BY id")
+            .scalars()
+            .all()
+        )
     database.close()
     assert ids == [1, 3, 4]
 

@@ -144,3 +144,4 @@ def upgrade() -> None:
             op.f("ck_events_kind"),
             "kind IN ('frame', 'session', 'agent', 'problem', 'model', 'domain', 'job')",
         )
+    op.create_index(op.f("ix_events_kind_session_id"), "events", ["kind", "session_id"])
