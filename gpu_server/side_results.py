@@ -89,6 +89,7 @@ class SideResults:
         missing = await asyncio.to_thread(self._missing, model_id, frame_ids)
         failed: dict[int, str] = {}
         while missing:
+            left = len(missing)
             async with self._side.using(folder) as trial:
                 if trial.model_id != model_id:
                     raise ModelError(f"{folder} holds {trial.model_id} now")
@@ -106,6 +107,11 @@ class SideResults:
                             model_id,
                             error,
                         )
+            if len(missing) == left:  # again would be for ever
+                raise ModelError(
+                    f"the process of {model_id} ends before it looks at a frame; see the server's "
+                    "log"
+                )
         return failed
 
     def _missing(self, model_id: str, frame_ids: Sequence[int]) -> list[StoredFrame]:

@@ -3,9 +3,11 @@
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from emcopilot.errors import AdaptationError, ConfigError
 from models import checkpoint
@@ -15,6 +17,7 @@ from models.datasets import LabelledFrame
 from models.frame_sets import load_frames, save_frames
 
 IDENTITY_FILE, LOCK_FILE = "job.json", "job.lock"
+LOCK_PATIENCE_S = 5.0
 _CONTENTS = {
     "frames_sha256": "frames",
     "models": "models",
@@ -49,15 +52,29 @@ def opened(job: AdaptSettings, files: Sequence[Path]) -> Iterator[Path]:
     """
     job.out.mkdir(parents=True, exist_ok=True)
     with (job.out / LOCK_FILE).open("w") as lock:
-        try:
-            # The kernel lets go of it however the process ends.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _is_taken(lock):
             raise AdaptationError(
                 f"another job is working in {job.out}; wait for it, or choose another --out"
-            ) from error
+            )
         _require_same(job.out, identity(job, files))
         yield job.out
+
+
+def _is_taken(lock: IO[str]) -> bool:
+    """Take the lock, which the kernel lets go of however a process ends.
+
+    One that was killed takes seconds to give back its memory, and the lock with it.
+    """
+    last_s = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() >= last_s:
+                return False
+            time.sleep(0.2)
+        else:
+            return True
 
 
 def identity(job: AdaptSettings, files: Sequence[Path]) -> dict[str, object]:
