@@ -234,7 +234,7 @@ class TimelineAnswer(Payload):
     mean_diameter: list[float | None]
     dispersion: list[float | None]
     latency_s: list[float | None]
-    number: list[int] = Field(default_factory=list)
+    number: list[int] = Field(default_factory=list[int])
     """Of each frame in its session."""
     frames: int = 0
     """Frames in all; more than there are entries where fewer were asked for."""
