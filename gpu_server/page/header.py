@@ -85,6 +85,9 @@ class Header:
         picker.props["aria-label"] = "session"
         picker.props["data-part"] = "picker"
         picker.props["popup-content-class"] = "emc-sessions"
+        # Once the list has gone keys are for the film, not for typing; it takes the focus back
+        # as it fades, after the choice was heard.
+        picker.on("popup-hide", js_handler=_LET_GO)
         return picker
 
     def _build_menu(self, who: Identity) -> None:
@@ -120,6 +123,22 @@ class Header:
             self._chosen = shown
             self._picker.run_method("blur")  # keys are for the film now, not for typing
             await self._commands.pick(shown)
+
+
+_LET_GO = """() => {
+  const letGo = () => {
+    const focused = document.activeElement;
+    if (focused?.closest(".emc-picker")) focused.blur();
+  };
+  const stop = () => {
+    document.removeEventListener("focusin", letGo);
+    document.removeEventListener("pointerdown", stop, true);
+  };
+  letGo();
+  document.addEventListener("focusin", letGo);
+  document.addEventListener("pointerdown", stop, true);
+  setTimeout(stop, 1000);
+}"""
 
 
 def _entries(commands: Commands) -> Mapping[str, Callable[[], object]]:

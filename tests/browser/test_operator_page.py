@@ -187,11 +187,16 @@ def film(server: Server) -> dict:
 
 def pick_film(visit: Visit, server: Server) -> None:
     frames = server.rest(f"/sessions/{film(server)['id']}/frames")["frames"]
-    picker = visit.page.locator(".emc-picker input")
-    if "film" not in picker.input_value():
+    visit.wait_shown("frame", r"^\d+$")
+    if visit.shown("frame") not in {str(frame["id"]) for frame in frames}:
+        picker = visit.page.locator(".emc-picker input")
+        # It follows the canvas, which may show another session's frame by now.
+        expect(picker).not_to_have_value(re.compile("film"), timeout=PATIENCE_MS)
         picker.click()
         visit.page.locator(".emc-sessions .q-item", has_text="film").click()
         visit.wait_shown("frame", f"^{frames[0]['id']}$")  # the newest one first
+        # Until the list has faded keys are its own.
+        expect(visit.page.locator(".q-menu")).to_have_count(0, timeout=PATIENCE_MS)
     visit.press("Home")
     visit.wait_shown("frame", f"^{frames[-1]['id']}$")
 
