@@ -559,11 +559,9 @@ def test_rejected_particles_come_back(measured: Store) -> None:
         "reject particles",
         "restore particles",
     ]
-    assert rows(measured, events)[-1].data == {
-        "frame_id": 1,
-        "change": "restore particles",
-        "particles": [1],
-    }
+    told = rows(measured, events)[-1].data
+    wanted = {"frame_id": 1, "change": "restore particles", "particles": [1]}
+    assert wanted.items() <= told.items()
 
 
 def test_a_rejection_survives_the_same_labels_and_not_others(measured: Store) -> None:
