@@ -108,7 +108,8 @@ def test_a_base_model_that_is_gone_fails_the_job_and_the_next_has_its_turn(
 
     run(scene())
     assert find(job_lab, first.id).state == "failed"
-    assert "b" in (find(job_lab, first.id).reason or "")
+    for job, name in ((first, "b"), (second, "c")):
+        assert f"no model in {name}" in (find(job_lab, job.id).reason or "")
 
 
 def test_a_job_is_cancelled_while_its_frames_wait_for_live_ones(job_lab) -> None:

@@ -559,9 +559,13 @@ def test_rejected_particles_come_back(measured: Store) -> None:
         "reject particles",
         "restore particles",
     ]
-    told = rows(measured, events)[-1].data
-    wanted = {"frame_id": 1, "change": "restore particles", "particles": [1]}
-    assert wanted.items() <= told.items()
+    assert rows(measured, events)[-1].data == {
+        "frame_id": 1,
+        "change": "restore particles",
+        "particles": [1],
+        "result_id": 2,
+        "saved_at": 1000.0,
+    }
 
 
 def test_a_rejection_survives_the_same_labels_and_not_others(measured: Store) -> None:
