@@ -329,9 +329,11 @@ class Client:
         """Tell how far a session is computed by each model."""
         return self._get(f"/sessions/{session_id}/reprocess")
 
-    def differences(self, session_id: int, first: str, second: str) -> Json:
-        """Return where two models see a session differently."""
-        query: Json = {"models": f"{first},{second}"}
+    def differences(
+        self, session_id: int, first: str, second: str, points: int | None = None
+    ) -> Json:
+        """Return where two models see a session differently, in no more frames than `points`."""
+        query: Json = {"models": f"{first},{second}", "points": points}
         return self._get(f"/sessions/{session_id}/differences", query)
 
     # The wire

@@ -222,6 +222,7 @@ class DifferencesAnswer(Payload):
     unit: Unit
     models: list[SideFigures]
     frames: list[FrameDifference]
+    """All, or in a long session those in which the models differ most; totals are of all."""
     common: int
     """Frames with a result of both."""
     psd_distance: float | None

@@ -87,15 +87,15 @@ class Course:
 def read_course(connection: sa.Connection, session_id: int) -> Course:
     """Read the frames that a session's statistics count."""
     rows = connection.execute(_ROWS, {"session": session_id}).all()
-    taken_out = _taken_out(connection, session_id)
+    rejections_of = taken_out(connection, session_id)
     lengths = np.fromiter((len(row.diameters) // 4 for row in rows), np.int64)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
     joined = b"".join(map(itemgetter(_DIAMETERS), rows))
     sizes = np.frombuffer(joined, "<f4").astype(np.float64)
     border = _count_nan(sizes, offsets)
     rejected = np.zeros(len(rows), np.int64)
-    for index, row in enumerate(rows) if taken_out else ():
-        labels = taken_out.get(row.id, ())
+    for index, row in enumerate(rows) if rejections_of else ():
+        labels = rejections_of.get(row.id, ())
         rejected[index] = len(labels)
         sizes[[offsets[index] + label - 1 for label in labels]] = np.nan
     own = _edges(rows, "own_y", "own_x")
@@ -156,7 +156,8 @@ _ROWS = (
 )
 
 
-def _taken_out(connection: sa.Connection, session_id: int) -> dict[int, list[int]]:
+def taken_out(connection: sa.Connection, session_id: int) -> dict[int, list[int]]:
+    """Return the labels that the operator took out of a session, by result."""
     chosen = (
         sa.select(rejections.c.result_id, rejections.c.particle)
         .join(results, results.c.id == rejections.c.result_id)

@@ -246,23 +246,17 @@ def written_frames(
 
 
 def model_frames(
-    connection: sa.Connection,
-    model_id: str,
-    *,
-    session_id: int | None = None,
-    frame_ids: Sequence[int] | None = None,
+    connection: sa.Connection, model_id: str, frame_ids: Sequence[int]
 ) -> list[StoredFrame]:
     """Return processed frames with the result of one model, whether it counts or not, in order.
 
     Frames without one have no `result`; rejected frames are left out.
     """
     chosen = _frames_select(results.c.model_id == model_id).where(
-        frames.c.state == PROCESSED, frames.c.rejected_at.is_(None)
+        frames.c.id.in_(frame_ids),
+        frames.c.state == PROCESSED,
+        frames.c.rejected_at.is_(None),
     )
-    if session_id is not None:
-        chosen = chosen.where(frames.c.session_id == session_id)
-    if frame_ids is not None:
-        chosen = chosen.where(frames.c.id.in_(frame_ids))
     return _read_frames(connection, chosen.order_by(frames.c.id))
 
 

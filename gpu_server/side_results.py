@@ -116,7 +116,7 @@ class SideResults:
 
     def _missing(self, model_id: str, frame_ids: Sequence[int]) -> list[StoredFrame]:
         with self._store.read() as connection:
-            found = model_frames(connection, model_id, frame_ids=frame_ids)
+            found = model_frames(connection, model_id, frame_ids)
         return [frame for frame in found if frame.result is None]
 
     async def _compute(self, trial: Trial, stored: StoredFrame) -> None:

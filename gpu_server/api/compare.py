@@ -21,8 +21,9 @@ from gpu_server.api.models import DeskDep, ModelId, Operator, refused
 from gpu_server.api.problems import PROBLEM_RESPONSES, ProblemError
 from gpu_server.api.results import Id
 from gpu_server.api.services import ServicesDep, known_session
-from gpu_server.compare import compare_frames, differences
+from gpu_server.compare import compare_frames
 from gpu_server.counting import count_by
+from gpu_server.differences import SHOWN, differences
 from gpu_server.model_desk import ModelDesk
 from gpu_server.side_results import recent_frames
 
@@ -85,15 +86,23 @@ def recomputations(
 
 @router.get("/sessions/{session_id}/differences")
 def session_differences(
-    services: ServicesDep, desk: DeskDep, session_id: Id, models: TwoModels
+    services: ServicesDep,
+    desk: DeskDep,
+    session_id: Id,
+    models: TwoModels,
+    points: Annotated[int, Query(ge=8, le=100_000)] = SHOWN,
 ) -> DifferencesAnswer:
-    """Set two models against each other over the frames that both have computed."""
+    """Set two models against each other over the frames that both have computed.
+
+    Of more than `points` frames those are told one by one in which the models differ most;
+    totals are of all of them.
+    """
     with services.store.read() as connection:
         known_session(connection, session_id)
         pair = _two(models)
         for one in pair:
             desk.registry.find(connection, one)
-        return differences(connection, pair, session_id)
+        return differences(connection, pair, session_id, points)
 
 
 @router.post("/sessions/{session_id}/count")

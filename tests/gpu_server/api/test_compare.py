@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from gpu_server.compare import ks_distance, mask_iou
+from gpu_server.compare import mask_iou
 from gpu_server.queries import frame as read_frame
 from gpu_server.tables import audit, results
 
@@ -102,6 +102,10 @@ def test_differences_are_told_by_frame_and_in_total(filmed) -> None:
     assert [row["counted"] for row in told["frames"]] == [[4, 4]] * 5
     assert told["mean_diameter_change"] == pytest.approx(0.0)
     assert not told["models"][0]["counts"]
+    few = filmed.ask("GET", path, params={"models": "a,b", "points": 8}).json()
+    assert few == told
+    none = filmed.ask("GET", path, params={"models": "a,b", "points": 7})
+    assert none.status_code == 422
     odd = filmed.ask("GET", path, params={"models": "a,c"}).json()
     assert (odd["common"], odd["psd_distance"]) == (0, None)
 
@@ -152,13 +156,6 @@ def test_what_is_not_there_is_not_computed(filmed) -> None:
     ):
         assert filmed.ask("POST", path, json=body).status_code == status, path
     assert filmed.ask("GET", "/sessions/9/reprocess").status_code == 404
-
-
-def test_the_distance_of_two_distributions_is_the_largest_gap() -> None:
-    assert ks_distance(np.array([1.0, 2.0]), np.array([1.0, 2.0])) == 0.0
-    assert ks_distance(np.array([1.0, 2.0]), np.array([3.0])) == 1.0
-    assert ks_distance(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0])) == 0.5
-    assert ks_distance(np.empty(0), np.array([1.0])) is None
 
 
 def test_the_overlap_of_two_empty_masks_is_whole() -> None:
