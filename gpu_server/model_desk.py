@@ -32,6 +32,10 @@ class ModelDesk:
         """Take a model from an archive; see `import_model`."""
         return await import_model(self.registry, self.side, archive, who)
 
+    async def golden_masks(self, model_id: str) -> Masks:
+        """Return what a model makes of the golden frames; see `golden_masks`."""
+        return await golden_masks(self.registry, self.side, model_id)
+
     async def export_model(self, model_id: str, target: Path) -> None:
         """Write a model to one file; see `export_model`."""
         await export_model(self.registry, self.side, model_id, target)
@@ -74,12 +78,27 @@ async def export_model(
     ModelError
         If its files are gone or do not work, or the disk does not take the file.
     """
+    masks = await golden_masks(registry, side, model_id)
+    folder = await asyncio.to_thread(registry.folder, model_id)
+    await asyncio.to_thread(write_archive, target, folder, masks)
+
+
+async def golden_masks(registry: Registry, side: SideSegmenter, model_id: str) -> Masks:
+    """Return what a model makes of the golden frames, tried now unless that was kept.
+
+    Raises
+    ------
+    LookupError
+        If there never was such a model.
+    ModelError
+        If its files are gone or do not work.
+    """
     folder = await asyncio.to_thread(registry.folder, model_id)
     masks = _kept_masks(registry.golden_file(model_id))
     if masks is None:
         masks = await _tested(side, folder, None)
         await asyncio.to_thread(_note_test, registry, model_id, masks)
-    await asyncio.to_thread(write_archive, target, folder, masks)
+    return masks
 
 
 def _kept_masks(path: Path) -> Masks | None:

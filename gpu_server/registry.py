@@ -33,7 +33,13 @@ from gpu_server.model_files import (
     shipped_folders,
 )
 from gpu_server.store import Store
-from gpu_server.tables import OPEN_JOB_STATES, domains, jobs, models
+from gpu_server.tables import (
+    AWAITING_OPERATOR,
+    OPEN_JOB_STATES,
+    domains,
+    jobs,
+    models,
+)
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +183,26 @@ class Registry:
         """Return where a model's answer to the golden frames is kept, there or not."""
         return self.golden_root / f"{model_id}.npz"
 
+    def needed_for(self, connection: sa.Connection, model: StoredModel) -> str | None:
+        """Say why a model cannot be deleted; None where it can."""
+        if model.source == "shipped":
+            return "it came with the product, and is what is left when all else fails"
+        if model.model_id == self.live(connection):
+            return "it is live; promote another one first"
+        if model.model_id == promotion_rows.model_to_return_to(connection):
+            return "a roll back would need it; promote another one first"
+        learning = sa.select(jobs.c.id).where(
+            jobs.c.start_model == model.model_id, jobs.c.state.in_(OPEN_JOB_STATES)
+        )
+        if (job := connection.execute(learning.limit(1)).scalar()) is not None:
+            return f"job {job} starts from it; wait for the job, or cancel it"
+        offered = sa.select(jobs.c.id).where(
+            jobs.c.candidate == model.model_id, jobs.c.state == AWAITING_OPERATOR
+        )
+        if (job := connection.execute(offered.limit(1)).scalar()) is not None:
+            return f"it is the candidate of job {job}; turn it down first"
+        return None
+
     # Changing
 
     def add(
@@ -253,7 +279,7 @@ class Registry:
             model = self.find(connection, model_id)
             if model.deleted_at is not None:
                 raise LookupError(f"model {model_id} is deleted already")
-            if why := self._needed_for(connection, model):
+            if why := self.needed_for(connection, model):
                 raise InUseError(f"model {model_id} cannot be deleted: {why}")
             connection.execute(
                 models.update()
@@ -297,20 +323,6 @@ class Registry:
             note(connection, who, "add model", subject, at=at, detail=detail)
             told = {"change": "added", "model_id": card.model_id, "source": source}
             announce(connection, "model", {**told, **known}, at=at)
-
-    def _needed_for(self, connection: sa.Connection, model: StoredModel) -> str | None:
-        if model.source == "shipped":
-            return "it came with the product, and is what is left when all else fails"
-        if model.model_id == self.live(connection):
-            return "it is live; promote another one first"
-        if model.model_id == promotion_rows.model_to_return_to(connection):
-            return "a roll back would need it; promote another one first"
-        learning = sa.select(jobs.c.id).where(
-            jobs.c.start_model == model.model_id, jobs.c.state.in_(OPEN_JOB_STATES)
-        )
-        if (job := connection.execute(learning.limit(1)).scalar()) is not None:
-            return f"job {job} starts from it; wait for the job, or cancel it"
-        return None
 
     def _require_same(self, model_id: str, sha256: str) -> None:
         with self.database.read() as connection:

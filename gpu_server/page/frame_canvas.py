@@ -1,7 +1,7 @@
 """Frame and film as a page element: the browser fetches and draws them without Python."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, TypedDict, TypeVar
 
 from nicegui.element import Element
@@ -84,9 +84,9 @@ class FrameCanvas(
         self._props["api"] = API
         self._props["mayChange"] = may_change
         self._counts = (0, 0)
-        self.on("frame", _checked(LiveHeader, on_frame), throttle=0.5)
-        self.on("film", _checked(FilmState, on_film))
-        self.on("levels", _checked(Levels, on_levels))
+        self.on("frame", checked(LiveHeader, on_frame), throttle=0.5)
+        self.on("film", checked(FilmState, on_film))
+        self.on("levels", checked(Levels, on_levels))
 
     def fit(self) -> None:
         """Show the whole frame."""
@@ -123,19 +123,19 @@ class FrameCanvas(
         self.props["options"] = dict(options)
 
 
-def _checked(
-    kind: type[ModelT], then: Callable[[ModelT], None]
-) -> Callable[[GenericEventArguments], None]:
+def checked(
+    kind: type[ModelT], then: Callable[[ModelT], Awaitable[None] | None]
+) -> Callable[[GenericEventArguments], Awaitable[None] | None]:
     """Take an event's value only if it is what it should be: browsers are outside."""
 
-    def forward(event: GenericEventArguments) -> None:
+    def forward(event: GenericEventArguments) -> Awaitable[None] | None:
         try:
             value = kind.model_validate(event.args)
         except ValidationError as error:
             log.warning(
                 "%s event refused errors=%d", kind.__name__, error.error_count()
             )
-            return
-        then(value)
+            return None
+        return then(value)
 
     return forward

@@ -132,10 +132,15 @@ class OperatorPage:
                     self._who,
                     colours,
                     box("emc-learning", "learning"),
+                    choose_archive=lambda: self._drop.choose_archive(),  # noqa: PLW0108 - built last
                 )
                 self._agents = Agents()
                 self._problems = Problems(self._retry if self._may_change else None)
-        self._drop = FileDrop(f"uploads {day}", allowed=self._may_change)
+        self._drop = FileDrop(
+            f"uploads {day}",
+            allowed=self._may_change,
+            on_archive=self._learning.take_archive,
+        )
 
     def _commands(self) -> Commands:
         may_change, is_admin = self._may_change, self._who.allows("admin")

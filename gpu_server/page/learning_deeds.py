@@ -16,6 +16,7 @@ from gpu_server.api.services import Services
 from gpu_server.job_desk import JobDesk
 from gpu_server.job_rows import Preset
 from gpu_server.model_desk import ModelDesk
+from gpu_server.page.frame_canvas import API
 from gpu_server.tokens import Identity
 
 
@@ -32,6 +33,7 @@ class Deeds:
         self._services = services
         self._who = who
         self.may_change = who.allows("operator")
+        self.may_delete = who.allows("admin")
 
     async def adapt(
         self, domain_id: int, preset: Preset, model: str | None, wanted: int | None
@@ -73,6 +75,29 @@ class Deeds:
             await self._models().promotion.rollback(self._who.name)
 
         return await self._try(act, "rolled back")
+
+    async def export(self, model_id: str) -> bool:
+        """Have the browser save a model as one file."""
+
+        async def act() -> None:
+            # Before the browser asks: it could not say in words why it got no file.
+            await self._models().golden_masks(model_id)
+            ui.download.from_url(f"{API}/models/{model_id}/export")
+
+        return await self._try(act)
+
+    async def delete(self, model_id: str) -> bool:
+        """Take a model's files away."""
+
+        async def act() -> None:
+            registry, who = self._models().registry, self._who.name
+            await asyncio.to_thread(registry.delete, model_id, who)
+            self._services().publisher.announce()
+
+        if not self.may_delete:  # browsers are outside here, too
+            ui.notify("only administrators delete models: ask for admin scope")
+            return False
+        return await self._try(act, f"{model_id} is deleted")
 
     async def rename(self, domain_id: int, name: str) -> bool:
         """Give a domain a name."""

@@ -16,6 +16,7 @@ from gpu_server.job_rows import Job, Preset
 from gpu_server.page.adapt_dialog import AdaptDialog
 from gpu_server.page.candidate_dialog import CandidateDialog
 from gpu_server.page.compare_dialog import CompareDialog
+from gpu_server.page.file_drop import ArchiveNews
 from gpu_server.page.job_dialog import JobDialog
 from gpu_server.page.job_row import JobProgress, JobQueue
 from gpu_server.page.learning_buttons import ActionButtons, calls, proposed
@@ -29,6 +30,7 @@ from gpu_server.page.learning_dialogs import (
 from gpu_server.page.learning_facts import CandidatePlate, ModelAndDomain, ShiftBadge
 from gpu_server.page.learning_view import Learning, LearningReader
 from gpu_server.page.learning_wording import job_title
+from gpu_server.page.models_dialog import ModelsDialog
 from gpu_server.page.panels import box, tool
 from gpu_server.page.theme import Palette
 from gpu_server.tokens import Identity
@@ -45,6 +47,8 @@ class LearningPanel:
     colours : Palette
     place : Element
         Where it goes.
+    choose_archive : callable
+        Opens the browser's chooser for a model to import.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class LearningPanel:
         who: Identity,
         colours: Palette,
         place: Element,
+        *,
+        choose_archive: Callable[[], None],
     ) -> None:
         self._reader = reader
         self._place = place
@@ -62,12 +68,22 @@ class LearningPanel:
         self.shown: Learning | None = None
         """What was read last."""
         self._build_windows(services, colours)
+        self._models = ModelsDialog(
+            services,
+            self._deeds,
+            promote=self._promote.ask,
+            choose_archive=choose_archive,
+        )
         with place, box("emc-panel", "learning-panel"):
             self._build()
 
     def recolour(self, colours: Palette) -> None:
         """Draw in another theme."""
         self._job_window.recolour(colours)
+
+    async def take_archive(self, news: ArchiveNews) -> None:
+        """Show what becomes of a model's archive that was dropped or chosen."""
+        await self._models.take_news(news)
 
     async def refresh(self, session_id: int | None, *, anew: bool = False) -> None:
         """Read how things stand for a session's viewer, and show it."""
@@ -78,6 +94,7 @@ class LearningPanel:
             return  # the lights say so
         if not self._place.is_deleted:
             self.show(found)
+            await self._models.follow(found)
 
     def show(self, learning: Learning) -> None:
         """Say how things stand."""
@@ -116,6 +133,7 @@ class LearningPanel:
         may_change = self._deeds.may_change
         with box("emc-heading"):
             ui.label("Model and domain").classes("emc-heading-text")
+            tool("Models", self._models.open, "promote, export, import, delete")
             tool("Events", self._events.open, "what happened when, and by whom")
         self._shift = ShiftBadge()
         self._facts = ModelAndDomain(

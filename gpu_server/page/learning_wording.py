@@ -7,6 +7,7 @@ from gpu_server.job_estimate import Estimate
 from gpu_server.job_rows import Job
 from gpu_server.page.learning_view import Learning
 from gpu_server.page.wording import Light, ago
+from gpu_server.registry import StoredModel
 from gpu_server.shift_rows import Shift
 from gpu_server.tables import (
     AWAITING_OPERATOR,
@@ -101,6 +102,17 @@ def live_facts(learning: Learning) -> str:
         return f"live since the server's start, {when}"
     done = "promoted" if change.undoes is None else "brought back"
     return f"{done} by {change.who}, {when}"
+
+
+def model_facts(model: StoredModel, names: Mapping[int, str], at: float) -> str:
+    """Say where a model comes from, and how it was judged."""
+    if model.source == "shipped":
+        return "came with the product"
+    when = ago(at - model.added_at)
+    if model.source == "imported":
+        return f"imported by {model.added_by}, {when}"
+    learnt = f"adapted to {_name(model.domain_id, names)}, {when}"
+    return f"{learnt}, judged {VERDICTS[model.verdict]}" if model.verdict else learnt
 
 
 def job_title(job: Job, names: Mapping[int, str]) -> str:

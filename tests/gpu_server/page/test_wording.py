@@ -111,7 +111,13 @@ def test_a_missing_figure_has_no_unit() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "now"), (12.4, "12 s ago"), (130, "2 min ago"), (7300, "2 h ago")],
+    [
+        (0, "now"),
+        (12.4, "12 s ago"),
+        (130, "2 min ago"),
+        (7300, "2 h ago"),
+        (260_000, "3 days ago"),
+    ],
 )
 def test_ages_are_told_in_words(seconds: float, text: str) -> None:
     assert wording.ago(seconds) == text
