@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from emcopilot.domain import NEIGHBOURS, LooksArray, column
+from emcopilot.durable import give_name
 from emcopilot.errors import ModelError
 from emcopilot.frame_look import LOOK_WIDTH, NETWORK_WIDTH, FrameLook
 
@@ -51,7 +52,7 @@ class Seen:
         return float(low), float(middle), float(high)
 
     def write(self, path: Path) -> None:
-        """Write the file in one step."""
+        """Write the file in one step, to be there after a power cut, too."""
         note = {"features": self.features, "scale": self.scale, "doubt": self.doubt}
         content = save(
             {
@@ -62,7 +63,7 @@ class Seen:
         )
         part = path.with_suffix(".part")
         part.write_bytes(content)
-        part.replace(path)
+        give_name(part, path)
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -21,8 +21,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from emcopilot.config import read_toml
 from emcopilot.decode import Frame
-from emcopilot.errors import AdaptationError, DecodeError
+from emcopilot.durable import give_name
+from emcopilot.errors import AdaptationError, ConfigError, DecodeError
 from gpu_server.domains import ReservoirFrame
 from gpu_server.job_rows import Job
 from gpu_server.trainer import JOB_FILE, OUT
@@ -99,7 +101,7 @@ async def lay_out(
     AdaptationError
         If too few frames can be read, or the disk does not take them.
     """
-    if (folder / JOB_FILE).exists():
+    if _is_laid_out(folder):
         return
     found = await asyncio.to_thread(places)
     try:
@@ -119,6 +121,20 @@ async def lay_out(
         raise AdaptationError(
             f"cannot write {folder}: {error.strerror or error}; free some room and resume the job"
         ) from error
+
+
+def _is_laid_out(folder: Path) -> bool:
+    path = folder / JOB_FILE
+    if not path.exists():
+        return False
+    try:
+        if "frames" in read_toml(path):
+            return True
+        why = "it names no frames"
+    except ConfigError as error:
+        why = str(error)
+    log.warning("job file damaged path=%s reason=%s: it is written anew", path, why)
+    return False
 
 
 def job_toml(
@@ -175,7 +191,7 @@ def drop_work(folder: Path) -> None:
     """
     for name in (FRAMES, START, LIVE):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for kind in ("round-*/*/state.pt", "round-*/*.npz", "**/*.safetensors"):
+    for kind in ("round-*/*/state.*", "round-*/*.npz", "**/*.safetensors"):
         for file in (folder / OUT).glob(kind):
             file.unlink(missing_ok=True)
 
@@ -227,7 +243,7 @@ async def _write_frames(
 def _write_tiff(path: Path, pixels: NDArray[np.generic]) -> None:
     part = path.with_suffix(".part")
     tifffile.imwrite(part, pixels, photometric="minisblack")
-    part.replace(path)
+    give_name(part, path)
 
 
 def _copy_models(folder: Path, places: Places) -> None:
@@ -241,10 +257,10 @@ def _copy_models(folder: Path, places: Places) -> None:
             if (source / file).is_file():
                 part = folder / name / f"{file}.part"
                 shutil.copyfile(source / file, part)
-                part.replace(folder / name / file)
+                give_name(part, folder / name / file)
 
 
 def _replace(path: Path, content: bytes) -> None:
     part = path.with_suffix(".part")
     part.write_bytes(content)
-    part.replace(path)
+    give_name(part, path)

@@ -5,7 +5,6 @@ never loads torch.
 """
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from emcopilot.durable import sync
 from emcopilot.errors import ModelError
 
 WEIGHTS_FILE, CARD_FILE = "model.safetensors", "card.json"
@@ -137,8 +137,8 @@ def copy_model(source: Path, staged: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Have a folder's files and names on disk."""
     for path in folder.iterdir():
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
 def put_in_place(staged: Path, folder: Path) -> None:
@@ -156,7 +156,7 @@ def put_in_place(staged: Path, folder: Path) -> None:
             folder.rename(aside)
             shutil.rmtree(aside, ignore_errors=True)
         staged.rename(folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         shutil.rmtree(staged, ignore_errors=True)
         raise ModelError(f"cannot name {folder}: {error.strerror}") from error
@@ -171,13 +171,3 @@ def shipped_folders() -> Iterator[tuple[str, Path]]:
     weights = Path(found.submodule_search_locations[0]) / "weights"
     for path in sorted(weights.glob(f"*/{CARD_FILE}")):
         yield path.parent.name, path.parent
-
-
-def _sync(path: Path) -> None:
-    if os.name != "posix" and path.is_dir():
-        return  # folders cannot be synced there
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

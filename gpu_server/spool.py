@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from emcopilot.durable import sync
 from emcopilot.errors import ConfigError, StoreError
 from gpu_server.store import blob_path
 
@@ -66,7 +67,7 @@ class Spool:
             (data_dir / "blobs").mkdir(exist_ok=True)
             for left_over in self._parts_dir.iterdir():
                 left_over.unlink()
-            _sync_folder(data_dir)
+            sync(data_dir)
         except OSError as error:
             raise ConfigError(
                 f"cannot keep files in {data_dir}: {error.strerror}; choose another "
@@ -162,7 +163,7 @@ class Spool:
                 raise StoreError(f"the bytes of {sha256} have gone from {blob.parent}")
             # The two folders above, too: they may be as new as the file.
             folders |= {blob.parent, blob.parents[1], blob.parents[2]}
-        for done in [self._syncers.submit(_sync_folder, f) for f in folders]:
+        for done in [self._syncers.submit(sync, f) for f in folders]:
             done.result()
 
     def close_parts(self, keys: Iterable[Hashable]) -> None:
@@ -178,14 +179,3 @@ class Spool:
         part = _Part(path, handle, hashlib.sha256(), time.time())
         self._parts[key] = part
         return part
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable; Windows does so by itself."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

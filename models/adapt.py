@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from emcopilot.durable import sync
 from emcopilot.simulate import random_scene, render_micrograph
 from models import checkpoint
 from models.adapt_evaluate import Outcome, evaluate
@@ -114,13 +115,15 @@ def one_round(
             count=job.synthetic,
             side_px=job.side_px,
             seed=job.seed,
+            crowded=job.crowded_frames,
         ),
     )
     show_sample(samples / f"{number}-2-first-generation.png", first)
     _begin(watch, "cyclegan", directory / "cyclegan", job.cyclegan.steps)
     translator = train_cyclegan(
         job.cyclegan,
-        first,
+        # The crowded ones come last; real frames have none for the discriminators to compare.
+        first[: len(first) - job.crowded_frames],
         domain.real,
         directory / "cyclegan",
         watch,
@@ -240,9 +243,12 @@ def _become_candidate(folder: Path, trained: Path, outcome: Outcome) -> ModelCar
     """Let the job's folder be the model; the card, by which it is one, comes last."""
     card = checkpoint.load(trained)[1]
     data = {**card.data, "verdict": outcome.as_json()}
-    shutil.copy(trained / checkpoint.WEIGHTS_FILE, folder / checkpoint.WEIGHTS_FILE)
-    for name in (FIGURES_FILE, PICTURE_FILE, REPLAY_FILE):
-        shutil.copy(trained.parent / name, folder / name)
+    weights = trained / checkpoint.WEIGHTS_FILE
+    figures = (
+        trained.parent / name for name in (FIGURES_FILE, PICTURE_FILE, REPLAY_FILE)
+    )
+    for file in (weights, *figures):
+        sync(Path(shutil.copy(file, folder)))
     card = card.model_copy(update={"data": data})
     checkpoint.write_card(folder, card)
     return card

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from emcopilot.durable import give_name
 from models.adapt_evaluate import Outcome
 from models.checkpoint import write_atomically
 from models.datasets import LabelledFrame
@@ -53,7 +54,7 @@ def write_report(
     figure.suptitle(f"{outcome.verdict.word}: {'; '.join(outcome.verdict.reasons)}")
     part = directory / f"{PICTURE_FILE}.part"
     figure.savefig(part, format="png", dpi=80)
-    part.replace(directory / PICTURE_FILE)
+    give_name(part, directory / PICTURE_FILE)
 
 
 def middle(layer: Frame | Mask | NDArray[np.float16]) -> Frame:

@@ -6,9 +6,12 @@ A model is loaded only if weights, card and code belong together.
 
 import hashlib
 import json
+import logging
 import os
 import pickle
+import zlib
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,9 +23,12 @@ from torch import Tensor, nn
 from emcopilot import __version__
 from emcopilot.confidence import ParticleConfidence
 from emcopilot.config import default_data_dir
+from emcopilot.durable import give_name
 from emcopilot.errors import ModelError
 from models import preprocess
 from models.npssegnet import Architecture, build
+
+log = logging.getLogger(__name__)
 
 WEIGHTS_FILE, CARD_FILE, STATE_FILE = "model.safetensors", "card.json", "state.pt"
 SHIPPED = Path(__file__).parent / "weights"
@@ -209,7 +215,7 @@ def save_state(directory: Path, state: dict[str, object]) -> None:
     part = path.with_suffix(".part")
     try:
         torch.save(state, part)
-        part.replace(path)
+        give_name(part, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         part.unlink(missing_ok=True)
         raise ModelError(
@@ -218,12 +224,15 @@ def save_state(directory: Path, state: dict[str, object]) -> None:
 
 
 def load_state(directory: Path) -> dict[str, object] | None:
-    """Return the state of an interrupted run, or None if there is none.
+    """Return the state of an interrupted run, or None if there is none to go on from.
+
+    A file that is damaged is set aside: a run that begins anew ends, one that is refused at every
+    start never does.
 
     Raises
     ------
     ModelError
-        If the file is damaged.
+        If the file is whole, but no state, or memory does not hold it.
     """
     path = directory / STATE_FILE
     if not path.is_file():
@@ -231,17 +240,36 @@ def load_state(directory: Path) -> dict[str, object] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ModelError(
-            f"{path} is damaged and cannot be resumed from ({error!r:.90}); remove "
-            "it to begin this training anew"
-        ) from error
+        if _is_whole_archive(path):
+            raise ModelError(
+                f"the state of training in {path} cannot be loaded: {error!r:.90}; free some "
+                "memory and start again, or remove the file to begin this training anew"
+            ) from error
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        log.warning(
+            "state of training damaged path=%s reason=%.90r: this training begins anew, the file "
+            "is kept as %s",
+            path,
+            error,
+            aside.name,
+        )
+        return None
+
+
+def _is_whole_archive(path: Path) -> bool:
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, EOFError, BadZipFile, zlib.error):
+        return False
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader sees the old content or the new."""
+    """Replace a file in one step: a reader, and a power cut, leave the old content or the new."""
     part = path.with_suffix(f".part{os.getpid()}")
     part.write_bytes(content)
-    part.replace(path)
+    give_name(part, path)
 
 
 def _half(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from emcopilot.durable import give_name
 from emcopilot.errors import AdaptationError
 from models.datasets import LabelledFrame
 
@@ -32,7 +33,7 @@ def save_frames(path: Path, frames: Sequence[LabelledFrame]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
-        part.replace(path)
+        give_name(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
         raise AdaptationError(

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from models.adapt_settings import AdaptSettings
 from models.checkpoint import CARD_FILE, write_atomically
 from models.datasets import LabelledFrame
 from models.frame_sets import load_frames, save_frames
+
+log = logging.getLogger(__name__)
 
 IDENTITY_FILE, LOCK_FILE = "job.json", "job.lock"
 LOCK_PATIENCE_S = 5.0
@@ -150,7 +153,11 @@ def _difference(theirs: object, ours: dict[str, object]) -> str:
 def kept(
     path: Path, make: Callable[[], Sequence[LabelledFrame]]
 ) -> list[LabelledFrame]:
-    """Return the set in `path`, or make it and keep it there."""
-    if not path.exists():
-        save_frames(path, make())
+    """Return the set in `path`, or make it and keep it there; one that is damaged is made anew."""
+    if path.exists():
+        try:
+            return load_frames(path)
+        except AdaptationError as error:
+            log.warning("set of frames made anew reason=%s", error)
+    save_frames(path, make())
     return load_frames(path)

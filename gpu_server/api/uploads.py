@@ -12,6 +12,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 
+from emcopilot.durable import sync
 from emcopilot.errors import StoreError
 from emcopilot.messages import Problem
 from emcopilot.review_messages import UploadAnswer
@@ -95,19 +96,9 @@ def _keep(part: Path, blob: Path) -> None:
         blob.parent.mkdir(parents=True, exist_ok=True)
         part.replace(blob)
         for folder in (blob.parent, blob.parents[1], blob.parents[2]):
-            _sync(folder)
+            sync(folder)
     except OSError as error:
         raise StoreError(f"the disk refused the file: {error.strerror}") from error
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain(name: str) -> str:

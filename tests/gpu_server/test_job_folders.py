@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import tomllib
 from pathlib import Path
 
@@ -77,6 +78,40 @@ def test_what_is_there_is_not_made_again(job_lab, tmp_path: Path) -> None:
     again = Decoder()
     laid_out(job_lab, job, folder, again)
     assert again.asked == 0
+
+
+@pytest.mark.parametrize("torn", [b"", b'frames = "fra', b"\0" * 200, b"\xff\xfe"])
+def test_a_job_file_that_a_power_cut_tore_is_written_anew(
+    job_lab, tmp_path: Path, torn: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    laid_out(job_lab, job, folder, Decoder())
+    whole = (folder / "job.toml").read_bytes()
+    (folder / "job.toml").write_bytes(torn)
+    again = Decoder()
+    laid_out(job_lab, job, folder, again)
+    assert (folder / "job.toml").read_bytes() == whole
+    assert again.asked == 0  # the frames are there
+    assert f"job file damaged path={folder / 'job.toml'}" in caplog.text
+
+
+def test_all_that_a_job_file_names_is_on_disk_before_it_is(
+    job_lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    synced: list[str] = []
+
+    def sync(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        is_named = (folder / "job.toml").exists()
+        synced.append(f"{path.relative_to(folder)} named={is_named}")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    laid_out(job_lab, job, folder, Decoder())
+    for number in range(1, 9):
+        assert f"frames/frame-{number:08}.part named=False" in synced
+    assert "start/model.safetensors.part named=False" in synced
+    assert synced[-2:] == ["job.part named=False", ". named=True"]
 
 
 def test_a_stop_in_between_goes_on_with_the_frames_chosen_first(
@@ -158,6 +193,7 @@ def test_a_job_that_is_done_keeps_its_pictures_and_figures_alone(
         "out/round-1/first.npz",
         "out/round-1/train/model.safetensors",
         "out/round-1/pix2pix/state.pt",
+        "out/round-1/pix2pix/state.damaged",
     )
     for name in (*kept, *dropped):
         path = tmp_path / name

@@ -1,6 +1,7 @@
 """Models on disk: what was saved comes back, and nothing else is taken for it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -172,9 +173,44 @@ def test_the_shipped_base_model_loads() -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 10, 400])
-def test_a_damaged_state_is_named_with_what_to_do(tmp_path: Path, kept: int) -> None:
+def test_a_damaged_state_is_set_aside_and_said_to_be(
+    tmp_path: Path, kept: int, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint.save_state(tmp_path, {"step": 3, "weights": torch.zeros(100)})
     path = tmp_path / checkpoint.STATE_FILE
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ModelError, match=r"damaged.*remove it to begin"):
+    torn = path.read_bytes()[:kept]
+    path.write_bytes(torn)
+    assert checkpoint.load_state(tmp_path) is None
+    (line,) = caplog.messages
+    assert f"damaged path={path}" in line
+    assert "begins anew" in line
+    assert not path.exists()
+    assert path.with_suffix(".damaged").read_bytes() == torn
+
+
+def test_a_whole_state_that_memory_does_not_hold_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save_state(tmp_path, {"step": 3})
+
+    def full(*_given: object, **_more: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(ModelError, match="free some memory"):
         checkpoint.load_state(tmp_path)
+    assert (tmp_path / checkpoint.STATE_FILE).exists()
+
+
+def test_a_state_is_on_disk_before_it_gets_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / checkpoint.STATE_FILE
+    synced: list[tuple[str, bool]] = []
+
+    def sync(handle: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{handle}"), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    checkpoint.save_state(tmp_path, {"step": 3})
+    assert synced == [(f"{tmp_path}/state.part", False), (str(tmp_path), True)]

@@ -8,6 +8,7 @@ import pytest
 from emcopilot.errors import AdaptationError
 from models.datasets import LabelledFrame
 from models.frame_sets import load_frames, save_frames
+from models.job_folder import kept
 
 
 def frames() -> list[LabelledFrame]:
@@ -39,3 +40,15 @@ def test_half_a_set_is_no_set(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(AdaptationError, match="holds no set of frames"):
         load_frames(path)
+
+
+def test_a_job_makes_a_damaged_set_anew_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "set.npz"
+    path.write_bytes(b"")
+    assert [frame.name for frame in kept(path, frames)] == ["frame 0", "frame 1"]
+    assert f"made anew reason={path}" in caplog.text
+    caplog.clear()
+    assert len(kept(path, list)) == 2
+    assert caplog.text == ""

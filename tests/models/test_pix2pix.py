@@ -121,6 +121,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert_same_weights(resumed, whole)
 
 
+def test_a_run_whose_state_a_power_cut_tore_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = disc_frames()
+    whole = train_pix2pix(TINY, frames, tmp_path / "whole", LogWatch())
+    with pytest.raises(Cancelled):
+        train_pix2pix(TINY, frames, tmp_path / "cut", Stopper(cancel_at=2))
+    (tmp_path / "cut" / "state.pt").write_bytes(b"")
+    again = train_pix2pix(TINY, frames, tmp_path / "cut", LogWatch())
+    assert_same_weights(again, whole)
+    assert "this training begins anew" in caplog.text
+
+
 def test_a_finished_run_returns_at_once(tmp_path: Path) -> None:
     frames = disc_frames()
     first = train_pix2pix(TINY, frames, tmp_path, LogWatch())
