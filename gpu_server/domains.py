@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from gpu_server.events import announce, note
 from gpu_server.tables import (
     PROCESSED,
+    audit,
     domains,
     files,
     frames,
@@ -25,6 +26,8 @@ SETTLED = 3
 """Frames that agree, before a domain is one."""
 RECENT = 200
 """Last frames of a session or domain over which flaws are told."""
+_REMEMBER = "remember model"
+"""The audit's word for a person's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +175,23 @@ def remember_model(
             raise LookupError(f"there is no model {model_id}")
     values = {"model_id": model_id, "selects_model": selects and model_id is not None}
     _change(connection, domain_id, values)
-    note(connection, who, "remember model", f"domain {domain_id}", at=at, detail=values)
+    note(connection, who, _REMEMBER, f"domain {domain_id}", at=at, detail=values)
     told = {"domain_id": domain_id, "change": "remembers", **values}
     return announce(connection, "domain", told, at=at)
+
+
+def chosen_model(connection: sa.Connection, domain_id: int) -> dict[str, object] | None:
+    """Return what a person last let a domain remember, as columns of it; None: nobody did.
+
+    The audit tells it: the domain's own row tells promotions, too.
+    """
+    chosen = (
+        sa.select(audit.c.detail)
+        .where(audit.c.action == _REMEMBER, audit.c.subject == f"domain {domain_id}")
+        .order_by(audit.c.id.desc())
+        .limit(1)
+    )
+    return connection.execute(chosen).scalar()
 
 
 def domain_of_frame(connection: sa.Connection, frame_id: int) -> int | None:

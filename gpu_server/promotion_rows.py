@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from gpu_server.domains import chosen_model
 from gpu_server.events import announce, note
 from gpu_server.tables import (
     AWAITING_OPERATOR,
@@ -154,15 +155,21 @@ def _remember(connection: sa.Connection, model_id: str) -> None:
 
 
 def _forget(connection: sa.Connection, change: Change) -> None:
-    """Let a domain that remembers the model taken back remember what it had before, if that."""
+    """Let a domain that remembers the model taken back remember what it had before, if that.
+
+    What a person let it remember stays: a roll back says nothing of that choice.
+    """
     learnt = sa.select(models.c.domain_id).where(models.c.model_id == change.model_id)
     of_domain = connection.execute(learnt).scalar()
     for domain_id in connection.scalars(
         sa.select(domains.c.id).where(domains.c.model_id == change.replaced)
     ).all():
-        back = change.model_id if of_domain == domain_id else None
+        chosen = chosen_model(connection, domain_id)
+        if chosen and chosen["model_id"] == change.replaced:
+            continue
+        before = chosen or {"model_id": None, "selects_model": False}
+        if of_domain == domain_id:
+            before = {"model_id": change.model_id}
         connection.execute(
-            domains.update()
-            .where(domains.c.id == domain_id)
-            .values({"model_id": back} | ({} if back else {"selects_model": False}))
+            domains.update().where(domains.c.id == domain_id).values(**before)
         )

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from emcopilot.errors import ModelError
 from gpu_server import promotion_rows
+from gpu_server.domains import SETTLED, remember_model
 from gpu_server.live_start import LiveStart
 from gpu_server.model_files import UnfitModelError, checked_card
 from gpu_server.registry import InUseError, Registry
@@ -202,6 +203,70 @@ def test_a_roll_back_undoes_one_promotion_and_a_second_the_one_before(
         assert promotion_rows.standing(connection) is None
         assert promotion_rows.was_trusted(connection, "a")
         assert not promotion_rows.was_trusted(connection, "c")
+
+
+def undo(registry: Registry) -> None:
+    with registry.database.write() as connection:
+        change = promotion_rows.standing(connection)
+        assert change is not None
+        assert change.replaced is not None
+        promotion_rows.record(
+            connection, change.replaced, "ada", at=2.0, undoes=change.id
+        )
+
+
+def remembered(registry: Registry) -> tuple[str | None, bool]:
+    with registry.database.read() as connection:
+        row = connection.execute(sa.select(domains)).one()
+    return row.model_id, row.selects_model
+
+
+@pytest.fixture
+def learnt(registry: Registry, papers) -> Registry:
+    """Models of which "b" and "c" learnt domain 1, and "a" is live."""
+    row = {"name": "BF", "created_at": 1.0, "seen_at": 1.0, "features": "f"}
+    with registry.database.write() as connection:
+        connection.execute(
+            domains.insert().values(**row, look=b"", frame_count=SETTLED)
+        )
+    registry.add(papers["a"], "imported", "ada")
+    for name in ("b", "c"):
+        registry.add(papers[name], "adapted", "job", domain_id=1)
+    go_live(registry, "a")
+    return registry
+
+
+def choose(registry: Registry, model_id: str | None, *, selects: bool) -> None:
+    with registry.database.write() as connection:
+        remember_model(connection, 1, model_id, selects, who="ada", at=1.0)
+
+
+def test_a_roll_back_makes_a_domain_remember_what_it_had_before(learnt) -> None:
+    go_live(learnt, "b", "c")
+    assert remembered(learnt) == ("c", False)
+    undo(learnt)
+    assert remembered(learnt) == ("b", False)
+    undo(learnt)
+    assert remembered(learnt) == (None, False)
+
+
+def test_what_the_operator_let_a_domain_remember_stays_in_a_roll_back(learnt) -> None:
+    choose(learnt, "b", selects=True)
+    go_live(learnt, "b")
+    undo(learnt)
+    assert remembered(learnt) == ("b", True)
+
+
+def test_the_operators_choice_that_a_promotion_replaced_comes_back(learnt) -> None:
+    choose(learnt, "a", selects=True)
+    go_live(learnt, "b")
+    assert remembered(learnt) == ("b", True)
+    undo(learnt)
+    assert remembered(learnt) == ("a", True)
+    choose(learnt, None, selects=False)
+    go_live(learnt, "b")
+    undo(learnt)
+    assert remembered(learnt) == (None, False)
 
 
 # Starts
