@@ -51,7 +51,7 @@ class PromotionAnswer(Payload):
     id: int
     model_id: str
     replaced: str | None
-    """What was live before; null at the first start."""
+    """What was live before; null: nothing, or the same model."""
     undoes: int | None
     """The promotion that this roll back took back; null: it is a promotion."""
     at: float

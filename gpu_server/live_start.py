@@ -3,7 +3,8 @@
 The last promotion holds. `segment.model` of the settings decides the very first start, and again
 whenever it names another model than at the start before: then it is a promotion like any other, by
 "settings", and can be rolled back. Where the live model cannot be loaded, the one before it is
-tried, and so on down to those that came with the product; the row says that the server did it.
+tried, and so on down to those that came with the product; the row says that the server did it. The
+next start tries what people promoted once more: the disk may be back, the memory free.
 """
 
 import logging
@@ -69,7 +70,8 @@ class LiveStart:
             except (ModelError, LookupError) as error:
                 self._leave_out(model_id, error)
                 continue
-            yield Choice(model_id, folder, SERVER, "; ".join(self._why))
+            why = "; ".join(self._why) or "it can be loaded again"
+            yield Choice(model_id, folder, SERVER, why)
         raise ModelError(
             f"no model can be loaded: {'; '.join(self._why)}; install EMcopilot again, or start "
             "with --model DIRECTORY of a whole one"
@@ -166,9 +168,10 @@ class LiveStart:
 
     def _in_order(self) -> Iterator[str]:
         with self._registry.database.read() as connection:
-            changes = promotion_rows.history(connection, limit=50)
+            changes = promotion_rows.history(connection)
             rows = self._registry.list(connection)
-        yield from (change.model_id for change in changes)
+        yield from (one.model_id for one in changes if one.who != SERVER)
+        yield from (one.model_id for one in changes)
         yield from (row.model_id for row in rows if row.source == "shipped")
 
 

@@ -34,6 +34,7 @@ class Change:
     id: int
     model_id: str
     replaced: str | None
+    """What was live before; None: nothing, or the same model."""
     undoes: int | None
     at: float
     who: str
@@ -97,11 +98,14 @@ def record(
     undoes: int | None = None,
     detail: Mapping[str, object] | None = None,
 ) -> Change:
-    """Make a model the live one: row, job, domain, audit and event, all or nothing."""
+    """Make a model the live one: row, job, domain, audit and event, all or nothing.
+
+    One that is live already replaces nothing: there is nothing that a roll back could bring.
+    """
     before = last(connection)
     values = {
         "model_id": model_id,
-        "replaced": before.model_id if before else None,
+        "replaced": before.model_id if before and before.model_id != model_id else None,
         "undoes": undoes,
         "at": at,
         "who": who,

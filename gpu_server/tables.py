@@ -278,7 +278,7 @@ promotions = Table(
     metadata,
     Column("id", Integer, primary_key=True),  # the last one's model is live
     Column("model_id", ForeignKey("models.model_id"), nullable=False),
-    Column("replaced", ForeignKey("models.model_id")),  # null: the first
+    Column("replaced", ForeignKey("models.model_id")),  # null: none, or itself
     Column(
         "undoes", ForeignKey("promotions.id")
     ),  # a roll back names what it takes back

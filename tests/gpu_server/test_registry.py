@@ -305,6 +305,23 @@ def test_the_last_promotion_holds_until_the_settings_change(
     assert start(registry, str(papers["b"])) == "a"
 
 
+def test_settings_that_name_the_live_model_replace_nothing(
+    registry: Registry, papers
+) -> None:
+    base = start(registry, "base")
+    registry.add(papers["a"], "imported", "ada")
+    go_live(registry, "a")
+    assert start(registry, "a") == "a"
+    with registry.database.read() as connection:
+        change = promotion_rows.history(connection)[0]
+        assert (change.who, change.replaced) == ("settings", None)
+        assert promotion_rows.model_to_return_to(connection) == base
+    # The name is known now: what is promoted later holds.
+    registry.add(papers["b"], "imported", "ada")
+    go_live(registry, "b")
+    assert start(registry, "a") == "b"
+
+
 def test_a_directory_named_by_the_settings_is_followed_to_its_new_weights(
     registry: Registry, papers
 ) -> None:
@@ -344,6 +361,38 @@ def test_a_live_model_that_is_gone_is_replaced_by_the_one_before(
         change = promotion_rows.history(connection)[0]
     assert change.who == "server"
     assert "damaged" in change.reason
+
+
+def test_a_model_that_was_away_at_one_start_is_live_again_at_the_next(
+    registry: Registry, papers
+) -> None:
+    start(registry, "base")
+    for name in ("a", "b"):
+        registry.add(papers[name], "imported", "ada")
+        go_live(registry, name)
+    away = registry.root / "b.away"
+    (registry.root / "b").rename(away)
+    for _ in range(2):
+        assert start(registry, "base") == "a"
+    away.rename(registry.root / "b")
+    for _ in range(2):
+        assert start(registry, "base") == "b"
+    with registry.database.read() as connection:
+        changes = promotion_rows.history(connection)
+    assert [change.model_id for change in changes[:3]] == ["b", "a", "b"]
+    assert (changes[0].who, changes[0].reason) == ("server", "it can be loaded again")
+
+
+def test_a_model_of_long_ago_is_found_behind_many_promotions(
+    registry: Registry, papers
+) -> None:
+    for folder in papers.values():
+        registry.add(folder, "imported", "ada")
+    start(registry, "c")
+    go_live(registry, *("a", "b") * 30)
+    for name in ("a", "b"):
+        shutil.rmtree(registry.root / name)
+    assert start(registry, "c") == "c"
 
 
 def test_without_any_whole_model_the_start_says_what_is_wrong_with_each(
