@@ -18,6 +18,16 @@ from emcopilot.frame_look import LOOK_WIDTH, NETWORK_WIDTH, FrameLook
 SEEN_FILE = "seen.safetensors"
 _LARGEST_BYTES = 64 * 2**20
 _VERSION = "1"
+_UNREADABLE = (
+    OSError,
+    SafetensorError,
+    KeyError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
+"""What a file that anybody may have written can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +98,7 @@ class Seen:
             seen = cls(
                 str(features), looks, reach, float(scale), doubt and float(doubt)
             )
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        except _UNREADABLE as error:
             raise ModelError(
                 f"cannot read what the model was trained on from {path}: {error}; without the "
                 "file the alarm judges by doubt alone"

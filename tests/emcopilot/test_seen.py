@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from emcopilot.errors import ModelError
 from emcopilot.frame_look import LOOK_WIDTH, FrameLook
@@ -60,6 +61,19 @@ def test_a_damaged_file_is_named(tmp_path, content) -> None:
     path = tmp_path / SEEN_FILE
     path.write_bytes(content)
     with pytest.raises(ModelError, match=SEEN_FILE):
+        read_seen(path, "net")
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["[" * 100_000, '{"features": "net", "scale": 1' + "0" * 400 + ', "doubt": null}'],
+    ids=["deeply nested", "a number beyond all"],
+)
+def test_a_note_that_somebody_forged_is_named(tmp_path, note: str) -> None:
+    path = tmp_path / SEEN_FILE
+    looks = np.zeros((3, LOOK_WIDTH), np.float32)
+    path.write_bytes(save({"looks": looks, "reach": THREE}, {"note": note}))
+    with pytest.raises(ModelError, match=f"cannot read .*{SEEN_FILE}"):
         read_seen(path, "net")
 
 
