@@ -19,7 +19,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import socket
 import time
 import urllib.error
@@ -30,12 +29,14 @@ from typing import TYPE_CHECKING, Any, Dict, cast  # noqa: UP035
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from http.client import HTTPResponse
+    from typing import BinaryIO
 
 Json = Dict[str, Any]  # noqa: UP006
 
 _POLL_S = 60.0
 """Longest single wait for the server: proxies cut connections that are silent for longer."""
 _RETRY_S = 1.0
+_BLOCK_BYTES = 2**20
 _STREAM_SILENCE_S = 60.0
 """The server sends a sign of life every 15 s; silence for longer means the line is dead."""
 
@@ -292,14 +293,20 @@ class Client:
         return json.loads(self._answer(request, self.timeout_s))
 
     def export_model(self, model_id: str, path: str) -> int:
-        """Write a model to one file, to import elsewhere; returns its size in bytes."""
+        """Write a model to one file, to import elsewhere; returns its size in bytes.
+
+        A transfer that breaks leaves what was there before.
+        """
         request = self._request(f"/models/{model_id}/export")
-        with self._open(request, 10 * self.timeout_s) as sent, open(path, "wb") as file:
-            try:
-                shutil.copyfileobj(sent, file)
-            except (OSError, http.client.HTTPException) as error:
-                raise self._unreachable(error) from error
-            return file.tell()
+        part, wait_s = f"{path}.part", 10 * self.timeout_s
+        try:
+            with self._open(request, wait_s) as sent, open(part, "wb") as file:
+                size = self._receive(sent, file)
+            os.replace(part, path)
+        finally:
+            if os.path.exists(part):
+                os.remove(part)
+        return size
 
     def import_model(self, path: str) -> Json:
         """Import a model that `export_model` wrote; it must pass its self-test there."""
@@ -394,6 +401,24 @@ class Client:
             raise _refusal(error) from None
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
+
+    def _receive(self, sent: HTTPResponse, file: BinaryIO) -> int:
+        """Write an answer's body to a file, all of it; return its size in bytes."""
+        while True:
+            try:
+                block = sent.read(_BLOCK_BYTES)
+            except (OSError, http.client.HTTPException) as error:
+                raise self._unreachable(error) from error
+            if not block:
+                break
+            file.write(block)
+        # Read in blocks, a body that ends too early raises nothing by itself.
+        size, expected = file.tell(), int(sent.headers.get("Content-Length") or 0)
+        if size < expected:
+            raise ServerError(
+                f"{self.url} broke off after {size} of {expected} bytes; try again"
+            )
+        return size
 
     def _unreachable(self, error: Exception) -> ServerError:
         reason = getattr(error, "reason", None) or error

@@ -5,6 +5,8 @@ import io
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -173,7 +175,9 @@ def test_an_absent_server_is_named_with_its_address() -> None:
     assert error.value.status == 0
 
 
-def test_a_redirect_never_carries_the_token_elsewhere() -> None:
+@contextmanager
+def answering_once(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Give one connection a ready answer; yield the address and the requests."""
     requests: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -181,16 +185,46 @@ def test_a_redirect_never_carries_the_token_elsewhere() -> None:
             connection, _ = listener.accept()
             with connection:
                 requests.append(connection.recv(65536))
-                connection.sendall(
-                    b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere\r\n"
-                    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
-                )
+                connection.sendall(answer)
 
         answering = threading.Thread(target=answer_once)
         answering.start()
-        port = listener.getsockname()[1]
-        with pytest.raises(ServerError) as refused:
-            Client(f"http://127.0.0.1:{port}", "secret").sessions()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", requests
         answering.join()
+
+
+def test_a_redirect_never_carries_the_token_elsewhere() -> None:
+    redirect = (
+        b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/elsewhere\r\n"
+        b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+    )
+    with answering_once(redirect) as (url, requests):
+        copilot = Client(url, "secret")
+        with pytest.raises(ServerError) as refused:
+            copilot.sessions()
     assert refused.value.status == 302
     assert len(requests) == 1
+
+
+def test_a_model_whose_transfer_breaks_leaves_the_file_as_it_was(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "model.zip"
+    file.write_bytes(b"whole")
+    broken = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"half" * 100
+    with answering_once(broken) as (url, _):
+        copilot = Client(url, "secret")
+        with pytest.raises(ServerError, match="broke off after 400 of 1000 bytes"):
+            copilot.export_model("a", str(file))
+    assert file.read_bytes() == b"whole"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_model_replaces_the_file_of_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "model.zip"
+    file.write_bytes(b"the model before")
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwork"
+    with answering_once(whole) as (url, _):
+        assert Client(url, "secret").export_model("a", str(file)) == 4
+    assert file.read_bytes() == b"work"
+    assert list(tmp_path.iterdir()) == [file]
