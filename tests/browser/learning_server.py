@@ -93,10 +93,11 @@ CURVES = {
 class SmoothChild(paper_models.PaperChild):
     """Finds what is bright; what is dark too, if its card says that it learnt that."""
 
-    slow_s = 0.0
+    may_start = threading.Event()
+    may_start.set()
 
     def wait_until_ready(self) -> None:
-        time.sleep(self.slow_s)
+        self.may_start.wait(60)
         super().wait_until_ready()
         card = json.loads((self.folder / "card.json").read_text())
         self.knows_dark = bool(card.get("dark"))
@@ -293,9 +294,13 @@ class Site:
             chosen = sa.select(tables.files.c.sha256).order_by(tables.files.c.id)
             return list(c.scalars(chosen))[place]
 
-    def slow(self, seconds: float) -> None:
-        """Let every further child take that long to start."""
-        SmoothChild.slow_s = seconds
+    def hold(self) -> None:
+        """Let no further child become ready, until `let_go`."""
+        SmoothChild.may_start.clear()
+
+    def let_go(self) -> None:
+        """Let them be ready."""
+        SmoothChild.may_start.set()
 
     def live(self) -> list[str]:
         """Return the live model, and why it is that."""
@@ -424,6 +429,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     segment.InferenceChild = SmoothChild
     side_module.InferenceChild = SmoothChild
@@ -432,7 +438,7 @@ def main() -> None:
         site.fill()
         server = uvicorn.Server(
             uvicorn.Config(
-                create_app(site), port=0, log_level="warning", ws="websockets-sansio",
+                create_app(site), port=options.port, log_level="warning", ws="websockets-sansio",
                 ws_per_message_deflate=False, timeout_graceful_shutdown=2,
             )
         )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
 from emcopilot.decode import Frame
 from emcopilot.live_packet import LivePacket
@@ -112,7 +112,7 @@ def darker(pixels: np.ndarray, field: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def viewer(chromium: str) -> Iterator[Viewer]:
+def viewer(browser: Browser) -> Iterator[Viewer]:
     packets: dict[str, bytes] = {}
 
     def answer(route: Route) -> None:
@@ -124,16 +124,12 @@ def viewer(chromium: str) -> Iterator[Viewer]:
         else:
             route.fulfill(body=HTML, content_type="text/html")
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
-        )
-        page = browser.new_page(viewport={"width": SIDE_PX, "height": SIDE_PX})
-        page.route(f"{SITE}/**", answer)
-        page.goto(SITE)
-        page.wait_for_function("() => window.show")
-        yield Viewer(page, packets)
-        browser.close()
+    page = browser.new_page(viewport={"width": SIDE_PX, "height": SIDE_PX})
+    page.route(f"{SITE}/**", answer)
+    page.goto(SITE)
+    page.wait_for_function("() => window.show")
+    yield Viewer(page, packets)
+    page.close()
 
 
 def test_a_doubtful_particle_is_grey_and_dotted_where_a_sure_one_has_a_colour(

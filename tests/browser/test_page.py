@@ -7,18 +7,11 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import (
-    Browser,
-    Locator,
-    Page,
-    WebSocketRoute,
-    expect,
-    sync_playwright,
-)
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
+from visit import HOSTILE, PATIENCE_MS, Visit
 
 from emcopilot.virtual_microscope import acquire
 from gpu_server.demo_programs import DemoPrograms
@@ -27,103 +20,16 @@ from gpu_server.tokens import Tokens
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 SIZE_PX = 512
-PATIENCE_MS = (
-    60_000  # two busy cores: a claim is about what happens, not about how soon
-)
-HOSTILE = '<img src=x onerror="window.hacked=1">'
-QUIET = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
-    "--disable-background-networking --disable-component-update"
-)
-
-
-@dataclass
-class Visit:
-    """One browser page, and everything it asked for or complained about."""
-
-    page: Page
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def part(self, name: str) -> Locator:
-        return self.page.locator(f'[data-part="{name}"]')
-
-    @property
-    def picker(self) -> Locator:
-        return self.page.locator(".emc-picker input")
-
-    @property
-    def canvas(self) -> Locator:
-        return self.page.locator(".frame-canvas canvas")
-
-    def shown(self, key: str) -> str:
-        """Return what the canvas says of itself: seq, frame, view, hover, state."""
-        return self.page.locator(".frame-canvas").get_attribute(f"data-{key}") or ""
-
-    def wait_shown(self, key: str, pattern: str) -> None:
-        frame = self.page.locator(".frame-canvas")
-        expect(frame).to_have_attribute(
-            f"data-{key}", re.compile(pattern), timeout=PATIENCE_MS
-        )
-
-    def view(self) -> tuple[float, float, float]:
-        """Return (scale, x, y) of the picture on the canvas."""
-        scale, x, y = map(float, self.shown("view").split())
-        return scale, x, y
-
-    def place(self, x_px: float, y_px: float) -> tuple[float, float]:
-        """Return where a point of the frame is on the screen."""
-        box = self.canvas.bounding_box()
-        assert box
-        scale, x, y = self.view()
-        return box["x"] + x + scale * x_px, box["y"] + y + scale * y_px
-
-    def press(self, key: str) -> None:
-        self.page.keyboard.press(key)
-
-    def coloured(self) -> int:
-        """Count coloured pixels on the canvas: the micrograph itself is grey."""
-        return self.page.evaluate(
-            """() => { const c = document.querySelector(".frame-canvas canvas");
-            const { data } = c.getContext("2d").getImageData(0, 0, c.width, c.height);
-            let n = 0;
-            for (let i = 0; i < data.length; i += 4) {
-              const rgb = [data[i], data[i + 1], data[i + 2]];
-              if (Math.max(...rgb) - Math.min(...rgb) > 20) n += 1;
-            }
-            return n; }"""
-        )
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=QUIET.split()
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def visit(installation: DemoPrograms, browser: Browser) -> Iterator[Visit]:
     """A page that was opened after the last frame: it has to show it all the same."""
     write_frames(installation, 2, seed=21)
-    context = browser.new_context(viewport={"width": 1366, "height": 768})
-    context.set_default_timeout(PATIENCE_MS)
-    visit = Visit(context.new_page())
-    visit.page.on("request", lambda request: visit.requests.append(request.url))
-    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    visit.page.on(
-        "console",
-        lambda said: (
-            visit.complaints.append(said.text) if said.type == "error" else None
-        ),
-    )
-    visit.page.goto(installation.login_url())
+    visit = Visit.of(browser, installation.login_url())
     visit.wait_shown("frame", r"^\d+$")
     yield visit
-    context.close()
+    visit.leave()
 
 
 def write_frames(installation: DemoPrograms, frames: int, seed: int) -> None:
@@ -148,11 +54,25 @@ def rest(installation: DemoPrograms, path: str) -> dict | list:
         return json.loads(answer.read())
 
 
+def coloured(page: Page) -> int:
+    """Count coloured pixels on the canvas: the micrograph itself is grey."""
+    return page.evaluate(
+        """() => { const c = document.querySelector(".frame-canvas canvas");
+        const { data } = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+        let n = 0;
+        for (let i = 0; i < data.length; i += 4) {
+          const rgb = [data[i], data[i + 1], data[i + 2]];
+          if (Math.max(...rgb) - Math.min(...rgb) > 20) n += 1;
+        }
+        return n; }"""
+    )
+
+
 def test_the_login_link_opens_the_page_with_the_last_frame(visit: Visit) -> None:
     assert visit.page.url.endswith("/")
     assert visit.shown("state") == "connected"
-    expect(visit.part("caption")).to_contain_text(f"{SIZE_PX} × {SIZE_PX} px")
-    expect(visit.part("caption")).to_contain_text("0.2 nm/px from metadata")
+    visit.says("caption", f"{SIZE_PX} × {SIZE_PX} px")
+    visit.says("caption", "0.2 nm/px from metadata")
     expect(visit.picker).to_have_value(re.compile("^acquisitions"))
 
 
@@ -214,16 +134,16 @@ def test_the_wheel_zooms_where_the_pointer_is_and_dragging_moves(visit: Visit) -
 
 
 def test_z_and_x_switch_outlines_and_masks(visit: Visit) -> None:
-    outlined = visit.coloured()
+    outlined = coloured(visit.page)
     assert outlined > 200  # a few hundred at least: 20 outlines of tens of pixels
     visit.press("z")
     visit.page.get_by_role("switch", name="Outlines", checked=False).wait_for()
     visit.page.wait_for_timeout(300)  # the switch has moved; the canvas follows
-    assert visit.coloured() < 0.05 * outlined
+    assert coloured(visit.page) < 0.05 * outlined
     visit.press("x")
     visit.page.get_by_role("switch", name="Masks", checked=True).wait_for()
     visit.page.wait_for_timeout(300)
-    assert visit.coloured() > outlined
+    assert coloured(visit.page) > outlined
     visit.press("x")
     visit.press("z")
     visit.page.get_by_role("switch", name="Outlines", checked=True).wait_for()
@@ -258,7 +178,7 @@ def test_figures_are_those_of_rest(visit: Visit, installation: DemoPrograms) -> 
     expect_figures(visit, rest(installation, f"/frames/{visit.shown('frame')}/psd"))
     visit.page.get_by_role("button", name="Session", exact=True).click()
     expect_figures(visit, whole)
-    expect(visit.part("convergence")).to_contain_text(re.compile("Mean known|Enough"))
+    visit.says("convergence", re.compile("Mean known|Enough"))
 
 
 def expect_figures(visit: Visit, psd: dict) -> None:
@@ -295,7 +215,7 @@ def test_lights_are_green_and_say_why(visit: Visit) -> None:
             "aria-label", "green", timeout=PATIENCE_MS
         )
         assert visit.part(part).get_attribute("title")
-    expect(visit.part("agents")).to_contain_text("virtual microscope")
+    visit.says("agents", "virtual microscope")
 
 
 def test_a_page_opened_later_shows_the_frame_and_reconnects(
@@ -323,20 +243,17 @@ def test_a_page_opened_later_shows_the_frame_and_reconnects(
 def test_without_a_valid_token_nobody_gets_past_the_login(
     browser: Browser, installation: DemoPrograms
 ) -> None:
-    context = browser.new_context()
-    page = context.new_page()
-    page.goto(installation.url)
+    stranger = Visit.of(browser, installation.url)
+    page = stranger.page
     expect(page).to_have_url(f"{installation.url}/login")
-    page.get_by_label("Access token").fill("emct_wrong")
-    page.get_by_role("button", name="Log in").click()
+    stranger.log_in("emct_wrong")
     expect(page.get_by_role("alert")).to_contain_text("unknown")
     page.goto(installation.url)
     expect(page).to_have_url(f"{installation.url}/login")
     token = Tokens(installation.database).create("browser", "viewer", who="test")
-    page.get_by_label("Access token").fill(token)
-    page.get_by_role("button", name="Log in").click()
+    stranger.log_in(token)
     expect(page).to_have_url(f"{installation.url}/", timeout=PATIENCE_MS)
-    context.close()
+    stranger.leave()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows forbids such file names")
@@ -352,11 +269,11 @@ def test_names_from_outside_are_text_and_never_markup(
     frame = next(installation.watched.glob("frame_*.tif"))
     shutil.copy(frame, folder / f"{HOSTILE}.tif")
     installation.wait_until_done(done + 2)
-    expect(visit.part("problems")).to_contain_text(HOSTILE, timeout=PATIENCE_MS)
+    visit.says("problems", HOSTILE)
     expect(visit.picker).to_have_value(
         re.compile("^" + re.escape(HOSTILE)), timeout=PATIENCE_MS
     )
-    expect(visit.part("caption")).to_contain_text(HOSTILE, timeout=PATIENCE_MS)
+    visit.says("caption", HOSTILE)
     assert visit.page.locator("img[src=x]").count() == 0
     assert visit.page.evaluate("window.hacked") is None
 
@@ -367,12 +284,8 @@ def test_nothing_overlaps_or_is_cut_at_either_screen(
     for width, height in ((1366, 768), (1920, 1080)):
         visit.page.set_viewport_size({"width": width, "height": height})
         visit.page.wait_for_timeout(500)  # the chart takes its new size
-        overflow = visit.page.evaluate(
-            """() => [document.documentElement, ...document.querySelectorAll(
-              ".emc-header, .emc-tools, .emc-cells, .emc-quantiles, .emc-known")]
-              .filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.className)"""
-        )
-        assert overflow == []
+        parts = ("html", ".emc-header", ".emc-tools", ".emc-cells", ".emc-quantiles")
+        assert visit.cut(*parts, ".emc-known") == []
         picture = tmp_path / f"page_{width}x{height}.png"
         visit.page.screenshot(path=picture)
         assert picture.stat().st_size > 50_000  # an empty page is a tenth of that
