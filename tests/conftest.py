@@ -28,6 +28,7 @@ def _beside(name: str) -> ModuleType:
 _paper_models = _beside("paper_models")
 two_models, papers = _paper_models.two_models, _paper_models.papers
 paper_children = _paper_models.paper_children
+rest_host = _beside("rest_host").rest_host
 model_site = _beside("model_site").model_site
 _rest_lab = _beside("rest_lab")
 empty_database, lab, rest = _rest_lab.empty_database, _rest_lab.lab, _rest_lab.rest

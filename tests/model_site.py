@@ -1,8 +1,6 @@
 """A running server of paper models over a store with drawn frames."""
 
 import asyncio
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from emcopilot.decode import Frame, open_frames
@@ -63,7 +60,9 @@ class ModelSite:
 
 
 @pytest.fixture
-def model_site(lab, papers, paper_children, tmp_path: Path) -> Iterator[ModelSite]:
+def model_site(
+    lab, papers, paper_children, rest_host, tmp_path: Path
+) -> Iterator[ModelSite]:
     registry = Registry(lab.store)
     registry.open()
     for name, verdict in (("a", None), ("b", "promote"), ("c", "reject")):
@@ -75,24 +74,12 @@ def model_site(lab, papers, paper_children, tmp_path: Path) -> Iterator[ModelSit
         scope: access.create(scope, scope, who="test")
         for scope in ("viewer", "operator", "admin")
     }
-    app, ready = _app(lab, registry, tmp_path / "scratch")
-    listener = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    config = uvicorn.Config(app, log_level="warning", ws="websockets-sansio")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    assert ready.wait(20)
-    with httpx.Client(base_url=url, timeout=30) as http:
+    app = _app(lab, registry, tmp_path / "scratch")
+    with rest_host.serving(app), rest_host.client() as http:
         yield ModelSite(http, tokens, registry, app.state.services)
-    server.should_exit = True
-    thread.join(20)
-    listener.close()
 
 
-def _app(lab, registry: Registry, scratch: Path) -> tuple[FastAPI, threading.Event]:
-    ready = threading.Event()
-
+def _app(lab, registry: Registry, scratch: Path) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         publisher = Publisher()
@@ -119,7 +106,6 @@ def _app(lab, registry: Registry, scratch: Path) -> tuple[FastAPI, threading.Eve
                     registry, promotion, side, side_results, recomputation
                 ),
             )
-            ready.set()
             yield
             await recomputation.close()
 
@@ -130,4 +116,4 @@ def _app(lab, registry: Registry, scratch: Path) -> tuple[FastAPI, threading.Eve
     app.add_middleware(
         Gate, store=lambda: lab.store, upload_bytes={"/api/v1/models/import": 2**24}
     )
-    return app, ready
+    return app

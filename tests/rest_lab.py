@@ -4,8 +4,6 @@ import asyncio
 import hashlib
 import io
 import shutil
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ import httpx
 import numpy as np
 import pytest
 import tifffile
-import uvicorn
 from fastapi import FastAPI
 
 from emcopilot.confidence import IDENTITY, ParticleConfidence
@@ -221,35 +218,20 @@ class Rest:
 
 
 @pytest.fixture
-def rest(lab: Lab, tmp_path: Path) -> Iterator[Rest]:
+def rest(lab: Lab, rest_host, tmp_path: Path) -> Iterator[Rest]:
     """The API's routes behind the real gate, on a free port of this machine."""
     tokens = Tokens(lab.store.database)
     operator = tokens.create("script", "operator", who="test")
     viewer = tokens.create("guest", "viewer", who="test")
     admin = tokens.create("chief", "admin", who="test")
-    ready: threading.Event = threading.Event()
-    app = _app(lab, tmp_path / "scratch", ready)
-    listener = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    config = uvicorn.Config(
-        app, log_level="warning", timeout_graceful_shutdown=1, ws="websockets-sansio"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    assert ready.wait(20)
-    authorization = {"authorization": f"Bearer {operator}"}
-    services, loop = app.state.services, app.state.loop
-    with httpx.Client(base_url=url, headers=authorization, timeout=30) as http:
+    app = _app(lab, tmp_path / "scratch")
+    with rest_host.serving(app) as url, rest_host.client(operator) as http:
+        services, loop = app.state.services, rest_host.loop
         yield Rest(url, lab, operator, viewer, admin, services, loop, http)
-    loop.call_soon_threadsafe(services.publisher.close)
-    server.should_exit = True
-    thread.join(20)
-    listener.close()
-    assert not thread.is_alive()
+        loop.call_soon_threadsafe(services.publisher.close)
 
 
-def _app(lab: Lab, scratch: Path, ready: threading.Event) -> FastAPI:
+def _app(lab: Lab, scratch: Path) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         bench = Bench()
@@ -264,8 +246,6 @@ def _app(lab: Lab, scratch: Path, ready: threading.Event) -> FastAPI:
             disk_reserve_bytes=1,
             probes={},
         )
-        app.state.loop = asyncio.get_running_loop()
-        ready.set()
         yield
 
     app = FastAPI(lifespan=lifespan, openapi_url="/api/v1/openapi.json")
