@@ -183,14 +183,10 @@ def test_what_the_process_says_is_the_reason_and_a_cancelled_job_ends(job_lab) -
     assert not trainers()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
-    [
-        "][",
-        pytest.param("", marks=pytest.mark.slow),
-        pytest.param("preset = 'quick'\nseed = 1\n", marks=pytest.mark.slow),
-        pytest.param(None, marks=pytest.mark.slow),
-    ],
+    ["][", "", "preset = 'quick'\nseed = 1\n", None],
 )
 def test_a_job_file_that_somebody_edited_harms_its_job_alone(
     job_lab, text: str | None

@@ -210,44 +210,63 @@ def test_a_candidate_that_does_not_work_leaves_the_live_one_untouched(run) -> No
     run(body)
 
 
-# Real networks
+# Under load
+
+
+@asynccontextmanager
+async def load(site: Site) -> AsyncIterator[None]:
+    """Let three cameras send frames meanwhile, and look at all answers afterwards."""
+    senders = [asyncio.create_task(site.send()) for _ in range(3)]
+    while len(site.answers) < 5:
+        await asyncio.sleep(0.01)
+    yield
+    site.sending = False
+    await asyncio.gather(*senders)
+    order = [answer.model_id for answer in site.answers]
+    assert set(order) == set(site.ids)
+    assert order[0] == site.ids[0]
+    assert all(answer.probability.shape == (96, 96) for answer in site.answers)
+    assert site.segmenter.restarts == 0
+
+
+async def promote_second(site: Site) -> promotion_rows.Change:
+    """Promote, and hold it to what is promised of the frames around it."""
+    first, second = site.ids
+    change = await site.promotion.promote(second, "ada", reason="smaller particles")
+    promoted_at = len(site.answers)
+    assert (change.model_id, change.replaced, site.live) == (second, first, second)
+    # Effective at the next frame: at most what is under way and what waited is before it.
+    site.answers.append(await site.segmenter.segment(np.zeros((96, 96))))
+    order = [answer.model_id for answer in site.answers]
+    assert order[-1] == second
+    assert second in order[promoted_at - 3 :]
+    return change
+
+
+def test_under_load_no_frame_waits_is_lost_or_is_without_its_model(run) -> None:
+    async def body(site: Site) -> None:
+        async with load(site):
+            change = await promote_second(site)
+            back = await site.promotion.rollback("bob", reason="worse on thick support")
+            assert (back.model_id, back.undoes) == (site.ids[0], change.id)
+            answer = await site.segmenter.segment(np.zeros((96, 96)))
+            assert answer.model_id == site.ids[0]
+
+    run(body)
 
 
 @pytest.mark.timeout(300)
-def test_under_load_no_frame_waits_is_lost_or_is_without_its_model(
+def test_real_networks_change_under_load_and_the_new_one_is_tested(
     registry: Registry, two_models: dict[str, Path]
 ) -> None:
-    async def body(site: Site) -> None:
-        first, second = site.ids
-        senders = [asyncio.create_task(site.send()) for _ in range(3)]
-        while len(site.answers) < 5:
-            await asyncio.sleep(0.01)
-        change = await site.promotion.promote(second, "ada", reason="smaller particles")
-        promoted_at = len(site.answers)
-        assert (change.model_id, change.replaced, site.live) == (second, first, second)
-        # Effective at the next frame: at most what is under way and what waited is before it.
-        site.answers.append(await site.segmenter.segment(np.zeros((96, 96))))
-        assert site.answers[-1].model_id == second
-        back = await site.promotion.rollback("bob", reason="worse on thick support")
-        assert (back.model_id, back.undoes) == (first, change.id)
-        assert (await site.segmenter.segment(np.zeros((96, 96)))).model_id == first
-        site.sending = False
-        await asyncio.gather(*senders)
-        order = [answer.model_id for answer in site.answers]
-        assert set(order) == {first, second}
-        assert all(answer.probability.shape == (96, 96) for answer in site.answers)
-        assert order[0] == first
-        assert second in order[promoted_at - 3 :]
-        assert site.segmenter.restarts == 0
-        with site.registry.database.read() as connection:
-            found = site.registry.find(connection, second)
-        assert found.tested_at is not None
-        assert read_masks(site.registry.golden_file(second).read_bytes())
-
     async def whole() -> None:
         async with site_of(registry, *two_models.values()) as site:
-            async with asyncio.timeout(280):
-                await body(site)
+            async with asyncio.timeout(280), load(site):
+                await promote_second(site)
+            with site.registry.database.read() as connection:
+                found = site.registry.find(connection, site.ids[1])
+            assert found.tested_at is not None
+            assert read_masks(site.registry.golden_file(site.ids[1]).read_bytes())
 
     asyncio.run(whole())
 
