@@ -41,7 +41,7 @@ class HelpDialog:
             for line in (
                 "Colour is the equivalent diameter: small blue, large yellow.",
                 "Grey dashes: cut by the border, seen but not sized.",
-                "Grey dots with a dark rim: doubtful, counted like the others.",
+                "Grey dots: doubtful, counted like the others.",
                 "Pink dots: rejected, not counted.",
                 "Drop image files anywhere on the page to measure them.",
             ):

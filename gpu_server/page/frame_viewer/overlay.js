@@ -9,7 +9,7 @@ const PLATE = "rgb(7 9 11 / 72%)";
 const MARGIN = 14;
 const PAD = 10;
 const PLATE_HEIGHT = 40;
-const LEGEND_WIDTH = 132;
+const LEGEND_WIDTH = 148;
 const DOUBT_HEIGHT = 26;
 const SAMPLE = 22;
 

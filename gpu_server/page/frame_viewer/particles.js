@@ -4,9 +4,10 @@ import { isDoubtful, POINTS_PER_PIXEL, REJECTED, TOUCHES_BORDER } from "./packet
 
 const BINS = 24;
 const LINE_WIDTH = 1.5; // screen pixels, as the dashes are
-const BORDER = { colour: "#9aa4ad", width: LINE_WIDTH, dash: [4, 3] };
-// Thin grey alone is lost on a grey micrograph: dark between its dots, it is seen on any.
-const DOUBTFUL = { colour: "#c6ced5", width: 1.25, dash: [2, 2], rim: "#07090b", rimWidth: 2.5 };
+// Thin grey alone is lost on a grey micrograph: dark between dots and dashes, it is seen on any.
+const RIM = { rim: "#07090b", rimWidth: 2.5 };
+const BORDER = { colour: "#9aa4ad", width: LINE_WIDTH, dash: [7, 4], ...RIM };
+const DOUBTFUL = { colour: "#c6ced5", width: 1.25, dash: [2, 2], ...RIM };
 const REJECTED_STYLE = { colour: "#ff8fb1", width: 1.25, dash: [1, 4] };
 const HOVER_COLOUR = "#ffffff";
 const LETTING_GO = 0.1; // of what the range is too wide by, a frame
