@@ -87,7 +87,8 @@ def proposed(learning: Learning) -> str | None:
 
 def wanted(learning: Learning) -> str:
     """Return the button that the operator is most likely to press next, if any."""
-    if learning.candidate and learning.candidate.objection:
+    candidate = learning.candidate
+    if candidate and (candidate.objection or candidate.model.verdict != "promote"):
         return "compare"
     if proposed(learning):
         return "promote"

@@ -160,6 +160,10 @@ def test_promote_is_about_the_candidate_else_about_what_the_alarm_proposes() -> 
     assert proposed(replace(back, live="adapted-1")) is None
     worse = replace(CALM, candidate=Candidate(MODEL, "it is worse"))
     assert (proposed(worse), wanted(worse)) == ("adapted-1", "compare")
+    doubtful = Candidate(replace(MODEL, verdict="doubtful"), None)
+    assert wanted(replace(CALM, candidate=doubtful)) == "compare"
+    better = Candidate(replace(MODEL, verdict="promote"), None)
+    assert wanted(replace(CALM, candidate=better)) == "promote"
 
 
 def test_the_panel_moves_up_only_while_something_asks_for_the_operator() -> None:
