@@ -51,7 +51,8 @@ def write_report(
     titles = ("real", "rough mask", "1st generation", "2nd generation", "new outlines")
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title)
-    figure.suptitle(f"{outcome.verdict.word}: {'; '.join(outcome.verdict.reasons)}")
+    # A line each: one long line would be cut at both ends.
+    figure.suptitle("\n".join([outcome.verdict.word, *outcome.verdict.reasons]))
     part = directory / f"{PICTURE_FILE}.part"
     figure.savefig(part, format="png", dpi=80)
     give_name(part, directory / PICTURE_FILE)
