@@ -1,6 +1,6 @@
-"""Which model's results a session's statistics are made of, where several computed it.
+"""How many frames each model computed, and whose results a session's statistics are made of.
 
-Works inside the caller's transaction.
+Every function works inside the caller's transaction.
 """
 
 import sqlalchemy as sa
@@ -61,6 +61,16 @@ def count_by(
     told = {"session_id": session_id, "change": "counted", **detail}
     event = announce(connection, "session", told, at=at, session_id=session_id)
     return event, len(chosen), (total or 0) - len(chosen)
+
+
+def frames_by_model(
+    connection: sa.Connection, model_id: str | None = None
+) -> dict[str, int]:
+    """Return of how many frames each model, or one, has results; one without any is left out."""
+    counts = sa.select(results.c.model_id, sa.func.count()).group_by(results.c.model_id)
+    if model_id is not None:
+        counts = counts.where(results.c.model_id == model_id)
+    return {row[0]: row[1] for row in connection.execute(counts)}
 
 
 def require_session(connection: sa.Connection, session_id: int) -> None:

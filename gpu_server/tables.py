@@ -190,6 +190,7 @@ results = Table(
     UniqueConstraint("frame_id", "model_id"),
     CheckConstraint("unit IN ('nm', 'px')", name="unit"),
     Index("ix_results_session_counts", "session_id", "counts"),
+    Index(None, "model_id"),  # a model's frames are counted from here
 )
 # The database itself refuses to count a frame twice.
 Index(

@@ -30,6 +30,7 @@ from gpu_server import promotion_rows
 from gpu_server.api.problems import PROBLEM_RESPONSES, ProblemError
 from gpu_server.api.services import Services, ServicesDep
 from gpu_server.auth import Identity, require
+from gpu_server.counting import frames_by_model
 from gpu_server.model_archive import MAX_ARCHIVE_BYTES
 from gpu_server.model_desk import ModelDesk
 from gpu_server.model_files import CARD_FILE, UnfitModelError
@@ -42,7 +43,6 @@ from gpu_server.promotion import (
 from gpu_server.promotion_rows import Change
 from gpu_server.recompute import FullError
 from gpu_server.registry import InUseError, StoredModel
-from gpu_server.tables import results
 
 router = APIRouter(prefix="/api/v1", tags=["models"], responses=PROBLEM_RESPONSES)
 
@@ -151,7 +151,7 @@ def model(desk: DeskDep, model_id: ModelId) -> ModelCardAnswer:
     """Describe one model: where it comes from, what its card and its report say."""
     with desk.registry.database.read() as connection:
         row = desk.registry.find(connection, model_id)
-        known = _answer(desk, connection, row, _Known.read(desk, connection))
+        known = _answer(desk, connection, row, _Known.read(desk, connection, model_id))
     card = _json_of(desk, row, CARD_FILE)
     return ModelCardAnswer(
         **known.model_dump(), card=card, report=_json_of(desk, row, "report.json")
@@ -265,22 +265,22 @@ class _Known:
     """Results by model."""
 
     @classmethod
-    def read(cls, desk: ModelDesk, connection: sa.Connection) -> "_Known":
+    def read(
+        cls, desk: ModelDesk, connection: sa.Connection, model_id: str | None = None
+    ) -> "_Known":
+        """Read what is known of one model, or of all."""
         history = promotion_rows.history(connection)
-        counts = sa.select(results.c.model_id, sa.func.count()).group_by(
-            results.c.model_id
-        )
         return cls(
             live=desk.registry.live(connection),
             became_live={change.model_id: change for change in reversed(history)},
-            frames={row[0]: row[1] for row in connection.execute(counts)},
+            frames=frames_by_model(connection, model_id),
         )
 
 
 def _one(desk: ModelDesk, model_id: str) -> ModelAnswer:
     with desk.registry.database.read() as connection:
         row = desk.registry.find(connection, model_id)
-        return _answer(desk, connection, row, _Known.read(desk, connection))
+        return _answer(desk, connection, row, _Known.read(desk, connection, model_id))
 
 
 def _answer(

@@ -124,6 +124,14 @@ def test_a_model_can_be_made_the_one_that_counts_and_back(filmed) -> None:
     assert (back["frames"], back["without"]) == (5, 0)
 
 
+def test_frames_are_counted_by_model(filmed) -> None:
+    filmed.ask("POST", "/models/b/compare", json={"frames": 2}).raise_for_status()
+    listed = filmed.ask("GET", "/models", "viewer").json()
+    assert {row["model_id"]: row["frames"] for row in listed}["b"] == 2
+    assert filmed.ask("GET", "/models/b").json()["frames"] == 2
+    assert filmed.ask("GET", "/models/c").json()["frames"] == 0
+
+
 def test_a_frame_that_cannot_be_read_is_told_and_the_others_are_computed(
     filmed, lab
 ) -> None:
