@@ -50,6 +50,9 @@ class AdaptSettings(Settings):
     judged."""
     synthetic: int = Field(default=200, ge=8)
     """Frames of the labelled synthetic set."""
+    crowded: float = Field(default=0.15, ge=0, lt=1)
+    """Share of them that hold more particles than rough masks say, whose cuts fail on crowded
+    frames first."""
     side_px: int = Field(default=512, ge=96, multiple_of=32)
     """Of a synthetic frame."""
     most_lost: float = Field(default=0.05, ge=0, le=1)
@@ -63,6 +66,11 @@ class AdaptSettings(Settings):
     train: TrainSettings = TrainSettings()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def crowded_frames(self) -> int:
+        """How many of the synthetic set are crowded."""
+        return round(self.crowded * self.synthetic)
 
     def lasting(self) -> dict[str, object]:
         """Return what must not change when a job is resumed: all but places and device.
@@ -101,6 +109,7 @@ PRESETS: dict[Preset, dict[str, object]] = {
     "paper": {
         "painted": 5,
         "synthetic": 1000,
+        "crowded": 0.0,
         "rehearsal": 0.0,
         "pix2pix": PIX2PIX["paper"],
         "cyclegan": CYCLEGAN["paper"],

@@ -60,6 +60,23 @@ def test_the_classical_cut_finds_particles_and_polarity_on_the_demo_scene(
     assert reached >= 0.9
 
 
+def test_a_crowded_frame_of_a_known_domain_is_cut_and_its_support_is_not() -> None:
+    # Dark particles of which so many are there that they cover three quarters, bright bands between.
+    rng = np.random.default_rng(5)
+    rows, columns = np.mgrid[:200, :200]
+    is_gap = (rows % 50 < 6) | (columns % 50 < 6)
+    crowded = np.where(is_gap, 140.0, 60.0) + rng.normal(0, 4.0, (200, 200))
+    usual, truths = render(demo_scene("bf", size=200), 2)
+    way = choose_way(usual)
+    found = cut(normalise(crowded), way)
+    print(f"{found.soundness:.0f} sound, {found.mask.mean():.2f} covered")
+    assert pixel_score(found.mask, ~is_gap).miou >= 0.9
+    # The same way, where nothing is: what covers most of it is the support.
+    bare, _ = render(empty(demo_scene("bf", size=200)), 2)
+    assert not any(cut(frame, way).mask.any() for frame in bare)
+    assert mean_miou([cut(frame, way).mask for frame in usual], truths) >= 0.9
+
+
 # Clean scenes: large and small, one and many, both modes; none of them told.
 @pytest.mark.parametrize(
     ("seed", "mode", "diameter_px"),
