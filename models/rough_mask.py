@@ -22,7 +22,7 @@ from models.npssegnet import torch_run
 from models.predict import mean_leads
 from models.sam_masks import SamSettings, sam_masks
 from models.scales import probability_of
-from models.tiling import to_uint8
+from models.tiling import Run, to_uint8
 
 Frame = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -38,6 +38,7 @@ _LEAST_SPREAD = 1e-3
 _LEAST_SHARP = 0.5
 """Of the domain's median sharpness: outlines twice as wide are out of focus."""
 _LEAST_TO_COMPARE = 4
+_FRAMES_ASKED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +135,44 @@ def _made(
         if any(mask.any() for mask in masks):
             return masks, "sam", f"Segment Anything, from {sam_weights}: asked for"
         return _classical(frames, "Segment Anything found no particle in any frame")
-    masks, doubts, model_id = _incumbent(frames, model, device)
+    return _by_incumbent(frames, model, device, is_bound=how == "incumbent")
+
+
+def _by_incumbent(
+    frames: Sequence[Frame], model: str | Path, device: str, *, is_bound: bool
+) -> tuple[list[Mask], Maker, str]:
+    """Take the incumbent's masks where they hold, or, if bound to it, where there are any."""
+    network, card = checkpoint.load(model)
+    run = torch_run(network.to(device))
+    asked = range(len(frames)) if is_bound else _spread(len(frames))
+    answers = {n: _Answer.of(frames[n], run) for n in asked}
+    doubts = [one.doubt for one in answers.values() if one.doubt is not None]
     if not doubts:
-        return _classical(
-            frames, f"the incumbent {model_id} found no particle in any frame"
+        reason = (
+            f"the incumbent {card.model_id} found no particle in any frame looked at"
         )
+        return _classical(frames, reason)
     doubt = float(np.median(doubts))
     told = (
-        f"it found particles in {len(doubts)} of {len(frames)} frames, with {doubt:.2f} doubtful "
+        f"it found particles in {len(doubts)} of {len(answers)} frames, with {doubt:.2f} doubtful "
         "pixels to one of a particle"
     )
-    holds = 2 * len(doubts) > len(frames) and doubt <= MOST_DOUBT
-    if how == "auto" and not holds:
+    holds = 2 * len(doubts) > len(answers) and doubt <= MOST_DOUBT
+    if not (holds or is_bound):
         return _classical(
-            frames, f"the masks of the incumbent {model_id} do not hold: {told}"
+            frames, f"the masks of the incumbent {card.model_id} do not hold: {told}"
         )
-    return masks, "incumbent", f"the incumbent {model_id}: {told}"
+    masks = [
+        (answers.get(n) or _Answer.of(frame, run)).mask
+        for n, frame in enumerate(frames)
+    ]
+    return masks, "incumbent", f"the incumbent {card.model_id}: {told}"
+
+
+def _spread(count: int) -> list[int]:
+    """Return which frames tell whether the incumbent's masks hold: on a CPU each takes seconds."""
+    places = np.linspace(0, count - 1, min(count, _FRAMES_ASKED))
+    return sorted(set(places.round().astype(int).tolist()))
 
 
 def _classical(frames: Sequence[Frame], reason: str) -> tuple[list[Mask], Maker, str]:
@@ -160,20 +183,19 @@ def _classical(frames: Sequence[Frame], reason: str) -> tuple[list[Mask], Maker,
     return masks, "classical", f"classical cut, {way}; {reason}"
 
 
-def _incumbent(
-    frames: Sequence[Frame], model: str | Path, device: str
-) -> tuple[list[Mask], list[float], str]:
-    """Return masks, the doubtful shares of frames with particles, and the model's id."""
-    network, card = checkpoint.load(model)
-    run = torch_run(network.to(device))
-    masks: list[Mask] = []
-    doubts: list[float] = []
-    for frame in frames:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the incumbent makes of one frame."""
+
+    mask: Mask
+    doubt: float | None
+    """Its doubtful share; None where it found no particle."""
+
+    @classmethod
+    def of(cls, frame: Frame, run: Run) -> "_Answer":
         probability = to_uint8(probability_of(mean_leads([frame], run)[0]))
-        masks.append(label_particles(probability) > 0)
-        if masks[-1].any():
-            doubts.append(doubtful_share(probability))
-    return masks, doubts, card.model_id
+        mask = label_particles(probability) > 0
+        return cls(mask, doubtful_share(probability) if mask.any() else None)
 
 
 def _problem(frame: Frame) -> str | None:
