@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 CHUNK = 8
 """Frames after which others may have the quiet child."""
 MOST_WAITING = 16
+ENDED_KEPT = 64
+"""Runs that ended of which it is still told how many frames failed, and why."""
+_OPEN = ("waiting", "running")
 
 
 class FullError(EMcopilotError):
@@ -42,6 +45,8 @@ class _Run:
     reason: str | None = None
     failed: dict[int, str] = field(default_factory=dict)
     computed: int = 0
+    reached: int = 0
+    """The last frame taken up: looking on from there spares what is done."""
     began: float = 0.0
 
 
@@ -85,9 +90,7 @@ class Recomputation:
             If too many wait already.
         """
         await asyncio.to_thread(self._registry.folder, model_id)
-        open_runs = [
-            r for r in self._runs.values() if r.state in {"waiting", "running"}
-        ]
+        open_runs = [r for r in self._runs.values() if r.state in _OPEN]
         key = (session_id, model_id)
         is_open = any((r.session_id, r.model_id) == key for r in open_runs)
         if len(open_runs) >= MOST_WAITING and not is_open:
@@ -96,10 +99,17 @@ class Recomputation:
             )
         event = await asyncio.to_thread(self._note, session_id, model_id, who)
         if not is_open:
+            self._runs.pop(key, None)  # so that the last asked for stands last
             self._runs[key] = _Run(session_id, model_id, who)
+            self._forget()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name="recompute")
         return event
+
+    def _forget(self) -> None:
+        ended = [key for key, run in self._runs.items() if run.state not in _OPEN]
+        for key in ended[:-ENDED_KEPT]:
+            del self._runs[key]
 
     async def close(self) -> None:
         """Stop; asking again goes on with what is missing."""
@@ -132,7 +142,7 @@ class Recomputation:
         run = self._runs.get((session_id, model_id))
         state: RunState = "done" if done >= total else "stopped"
         eta_s = None
-        if run and run.state in {"waiting", "running"}:
+        if run and run.state in _OPEN:
             state = run.state
             if run.computed:
                 pace_s = (time.monotonic() - run.began) / run.computed
@@ -185,10 +195,21 @@ class Recomputation:
         return True
 
     def _next_frames(self, run: _Run) -> list[int]:
+        """Return the next frames to compute; once from the start again before there are none.
+
+        A frame may be processed after younger ones, and counts like them.
+        """
+        limit = CHUNK + len(run.failed)
         with self._store.read() as connection:
-            limit = CHUNK + len(run.failed)
-            found = lacking(connection, run.session_id, run.model_id, limit)
-        return [frame_id for frame_id in found if frame_id not in run.failed][:CHUNK]
+            for after in dict.fromkeys((run.reached, 0)):
+                found = lacking(
+                    connection, run.session_id, run.model_id, limit, after=after
+                )
+                chosen = [one for one in found if one not in run.failed][:CHUNK]
+                if chosen:
+                    run.reached = chosen[-1]
+                    return chosen
+        return []
 
     def _note(self, session_id: int, model_id: str, who: str) -> int:
         at = self._registry.wall()

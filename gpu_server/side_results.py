@@ -188,9 +188,20 @@ def recent_frames(
 
 
 def lacking(
-    connection: sa.Connection, session_id: int, model_id: str, limit: int
+    connection: sa.Connection,
+    session_id: int,
+    model_id: str,
+    limit: int,
+    *,
+    after: int = 0,
 ) -> list[int]:
-    """Return ids of a session's processed frames without a result of a model, oldest first."""
+    """Return ids of a session's processed frames without a result of a model, oldest first.
+
+    Parameters
+    ----------
+    after : int
+        Only frames with a higher id: what lies before need not be looked through again.
+    """
     of_model = sa.and_(
         results.c.frame_id == frames.c.id, results.c.model_id == model_id
     )
@@ -199,6 +210,7 @@ def lacking(
         .join_from(frames, results, of_model, isouter=True)
         .where(
             frames.c.session_id == session_id,
+            frames.c.id > after,
             frames.c.state == PROCESSED,
             frames.c.rejected_at.is_(None),
             results.c.id.is_(None),
