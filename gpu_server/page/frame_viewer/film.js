@@ -111,8 +111,8 @@ export class Film {
   async #showLive(packet) {
     if (this.mode !== "live") return;
     const { session_id: session, number } = packet.header;
-    await this.viewer.show(packet);
-    if (this.mode !== "live") return;
+    const drawn = await this.viewer.show(packet);
+    if (!drawn || this.mode !== "live") return;
     const told = this.counts.get(session) ?? 0;
     Object.assign(this, { session, number, count: Math.max(told, number) });
     this.#tell();

@@ -56,13 +56,13 @@ export class FrameViewer {
     });
   }
 
-  /** Show one packet; resolves when it is drawn. */
+  /** Show one packet; resolves with whether it was drawn, or a later one overtook it. */
   async show(packet) {
     const turn = (this.turn = (this.turn ?? 0) + 1);
     const image = await createImageBitmap(new Blob([packet.jpeg], { type: "image/jpeg" }));
     if (turn !== this.turn) { // a later packet was unpacked sooner: this one is past
       image.close();
-      return;
+      return false;
     }
     const before = this.frame?.image;
     const resized = before?.width !== image.width || before?.height !== image.height;
@@ -75,6 +75,7 @@ export class FrameViewer {
     this.#point(); // another particle may lie under the resting pointer now
     this.draw();
     this.onFrame(packet.header);
+    return true;
   }
 
   /** Change what is drawn: {outlines, masks, opacity, brightness, contrast}. */
