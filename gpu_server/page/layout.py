@@ -32,6 +32,7 @@ from gpu_server.page.theme import (
     LEARNING_SHEET,
     STYLE_SHEET,
     THEME_COOKIE,
+    Palette,
     palette,
     variables,
 )
@@ -39,7 +40,7 @@ from gpu_server.page.timeline_panel import Timeline
 from gpu_server.page.tools import ViewTools
 from gpu_server.page.users import UsersDialog
 from gpu_server.page.view import Looker, Measured, View, Wanted
-from gpu_server.page.wording import frame_facts
+from gpu_server.page.wording import frame_facts, last_frames
 from gpu_server.tokens import Identity, Tokens
 
 log = logging.getLogger(__name__)
@@ -123,24 +124,29 @@ class OperatorPage:
             with box("emc-left"):
                 self._build_frame()
             with box("emc-right"):
-                self._figures = Figures()
-                self._distribution = SizeDistribution(colours)
-                self._timeline = Timeline(colours, self._go_to)
-                self._learning = LearningPanel(
-                    self._services,
-                    self._reader,
-                    self._who,
-                    colours,
-                    box("emc-learning", "learning"),
-                    choose_archive=lambda: self._drop.choose_archive(),  # noqa: PLW0108 - built last
-                )
-                self._agents = Agents()
-                self._problems = Problems(self._retry if self._may_change else None)
+                self._build_panels(colours)
         self._drop = FileDrop(
             f"uploads {day}",
             allowed=self._may_change,
             on_archive=self._learning.take_archive,
         )
+
+    def _build_panels(self, colours: Palette) -> None:
+        with box("emc-column"):
+            self._figures = Figures()
+            self._distribution = SizeDistribution(colours)
+            self._timeline = Timeline(colours, self._go_to)
+        with box("emc-column"):
+            self._learning = LearningPanel(
+                self._services,
+                self._reader,
+                self._who,
+                colours,
+                box("emc-learning", "learning"),
+                choose_archive=lambda: self._drop.choose_archive(),  # noqa: PLW0108 - built last
+            )
+            self._agents = Agents()
+            self._problems = Problems(self._retry if self._may_change else None)
 
     def _commands(self) -> Commands:
         may_change, is_admin = self._may_change, self._who.allows("admin")
@@ -286,7 +292,7 @@ class OperatorPage:
             self._canvas.tell_count(view.session.id, view.last_number)
         self._header.show(view, self._film.mode)
         self._figures.show_latency(view.stats)
-        self._agents.show(view.agents, view.clocks_s)
+        self._agents.show(view.agents, view.clocks_s, last_frames(view))
         self._problems.show(view.problems)
 
     async def _refresh_measured(self) -> None:

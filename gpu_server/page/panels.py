@@ -80,17 +80,30 @@ class Agents:
             with box("emc-heading"):
                 ui.label("Microscopes").classes("emc-heading-text")
             self._rows = box("emc-rows", "agents")
-        self._shown: list[tuple[str, str, str, tuple[str, ...]]] | None = None
+        self._shown: list[tuple[str, str, str, str, tuple[str, ...]]] | None = None
 
     def show(
-        self, agents: Sequence[AgentAnswer], clocks_s: Mapping[int, float]
+        self,
+        agents: Sequence[AgentAnswer],
+        clocks_s: Mapping[int, float],
+        last_frames: Mapping[int, str],
     ) -> None:
-        """List agents with light, backlog and clock; redrawn only when a word changed."""
+        """List agents with light, backlog, last frame and clock; redrawn only when a word changed.
+
+        Parameters
+        ----------
+        agents : sequence of AgentAnswer
+        clocks_s : mapping
+            Agent -> how far its clock is ahead, where that can be told.
+        last_frames : mapping
+            Agent -> how long ago its last frame was, in words.
+        """
         rows = [
             (
                 agent.light,
                 agent.name,
                 agent_account(agent),
+                last_frames.get(agent.id, "no frame yet"),
                 (*clock_text(clocks_s.get(agent.id)), *agent.problems[:3]),
             )
             for agent in agents
@@ -105,11 +118,12 @@ class Agents:
                     "None enrolled yet: run emcopilot keys new on the server, "
                     "or drop image files on this page"
                 ).classes("emc-note")
-            for light, name, account, problems in rows:
+            for light, name, account, last_frame, problems in rows:
                 with box("emc-row"):
                     _colour(_dot("off"), light)
                     ui.label(name)
                     ui.label(account).classes("emc-note")
+                ui.label(last_frame).classes("emc-note emc-below")
                 for problem in problems:
                     ui.label(problem).classes("emc-problem emc-warning")
 

@@ -45,7 +45,7 @@ def options(psd: PsdAnswer, colours: Palette = DARK) -> Option:
         },
         "yAxis": {
             **axis(colours), "type": "value", "name": "particles",
-            "minInterval": 1, "splitNumber": 4,
+            "minInterval": 1, "splitNumber": 3,
             "axisLine": {"show": False}, "axisLabel": {"color": colours.faint},
             "nameTextStyle": {"color": colours.faint, "align": "left", "padding": [0, 0, 0, -34]},
         },

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from emcopilot.live_packet import LiveHeader
 from emcopilot.messages import AgentAnswer, Convergence, PsdAnswer, SessionAnswer, Stats
+from gpu_server.page.view import View
 
 NOTHING = "–"
 LATE_S = 10.0
@@ -191,6 +192,15 @@ def agent_account(agent: AgentAnswer) -> str:
     seen = agent.last_seen_s
     heard = "never heard" if seen is None else ago(seen)
     return f"{heard}, {agent.pending:,} waiting, {agent.stored:,} stored"
+
+
+def last_frames(view: View) -> dict[int, str]:
+    """Say by agent how long ago its last frame was."""
+    latest: dict[int, float] = {}
+    for session in view.sessions:
+        before = latest.get(session.agent_id, 0.0)
+        latest[session.agent_id] = max(before, session.last_at)
+    return {agent: f"last frame {ago(view.at - at)}" for agent, at in latest.items()}
 
 
 def inference_light(device: str, model_id: str, troubles: dict[str, str]) -> Light:
