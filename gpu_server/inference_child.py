@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.errors import ConfigError, ModelError
 from emcopilot.frame_look import FrameLook
+from gpu_server.priority import come_forward, give_way
 
 _START_TIMEOUT_S = 300.0
 _BACKGROUND_START_TIMEOUT_S = 1800.0
@@ -45,6 +46,8 @@ class InferenceSpec:
     """Frames up to this side go through whole; larger ones in tiles."""
     is_background: bool = False
     """Work only in time that nothing else wants."""
+    gives_way: bool = False
+    """Load behind what runs, if the system lets it come forward afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +80,11 @@ class InferenceChild:
 
     def __init__(self, spec: InferenceSpec) -> None:
         self._start_timeout_s = (
-            _BACKGROUND_START_TIMEOUT_S if spec.is_background else _START_TIMEOUT_S
+            _BACKGROUND_START_TIMEOUT_S
+            if spec.is_background or spec.gives_way
+            else _START_TIMEOUT_S
         )
+        self._gives_way = spec.gives_way
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -164,6 +170,11 @@ class InferenceChild:
             for look in looks
         ]
 
+    def come_forward(self) -> None:
+        """Rank with this process from now on, where the child gave way."""
+        if self._gives_way and self._process.pid is not None:
+            come_forward(self._process.pid)
+
     def kill(self) -> None:
         """End the process now; correctness never depends on its goodbye."""
         self._process.kill()
@@ -174,6 +185,8 @@ def _serve(connection: Connection, spec: InferenceSpec) -> None:
     if spec.is_background:
         # Before torch makes its threads: each inherits the rank of the one that makes it.
         _step_back()
+    elif spec.gives_way:
+        give_way()
     # Imported in the child alone: the process that answers browsers never loads torch.
     from gpu_server import inference  # noqa: PLC0415
 

@@ -5,7 +5,7 @@ driver fault, the kernel's out-of-memory killer): it is started again and the fr
 try; a frame that kills it twice is given up, so that the next one works. A child that does not
 start is no frame's fault: frames wait, and `trouble` says for what.
 
-Another model gets a child of its own, started and warmed beside the live one; then the queue turns
+Another model gets a child of its own, started and warmed behind the live one; then the queue turns
 to it between two batches. No frame waits for weights, and each names the child that ran it.
 """
 
@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -201,6 +201,7 @@ class Segmenter:
                 await self._warm(child)
                 if commit:
                     await commit(Trial(child))
+                child.come_forward()
             except BaseException:
                 if self._trial:
                     self._trial.kill()
@@ -215,7 +216,8 @@ class Segmenter:
             await asyncio.wait({done, worker}, return_when=asyncio.FIRST_COMPLETED)
 
     def _start_trial(self, spec: InferenceSpec) -> InferenceChild:
-        child = self._trial = InferenceChild(spec)
+        # Loading takes all cores, and live frames want them.
+        child = self._trial = InferenceChild(replace(spec, gives_way=True))
         child.wait_until_ready()
         return child
 

@@ -92,6 +92,9 @@ class PaperChild:
         found = np.where(inside, 255, 0).astype(np.uint8)
         return Segmentation(found, self.model_id, 0.01, self.device)
 
+    def come_forward(self) -> None:
+        """There is no process to rank."""
+
     def kill(self) -> None:
         self.is_alive = False
 

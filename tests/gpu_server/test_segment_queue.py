@@ -37,6 +37,9 @@ class Child:
     def exchange(self, frames: list[np.ndarray]) -> list[Segmentation]:
         return (Child.deeds.pop(0) if Child.deeds else answer)(frames)
 
+    def come_forward(self) -> None:
+        """There is no process to rank."""
+
     def kill(self) -> None:
         self.is_alive = False
 
@@ -265,6 +268,36 @@ def test_a_child_that_dies_after_a_swap_starts_again_with_the_new_weights(
 
     asyncio.run(body())
     assert asked == ["base", "other", "other"]
+
+
+def test_a_new_child_gives_way_until_it_is_the_live_one(
+    children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[object] = []
+
+    class Noted(Child):
+        def __init__(self, spec: InferenceSpec) -> None:
+            super().__init__(spec)
+            said.append((spec.model, spec.gives_way))
+
+        def come_forward(self) -> None:
+            said.append("comes forward")
+
+    async def commit(_trial: object) -> None:
+        said.append("committed")
+
+    monkeypatch.setattr(segment_module, "InferenceChild", Noted)
+
+    async def body() -> None:
+        async with Segmenter(InferenceSpec()) as segmenter, asyncio.timeout(20):
+            await segmenter.swap(InferenceSpec("other"), commit)
+            children.deeds = [fail(EOFError())]
+            await segmenter.segment(np.zeros((4, 4)))
+
+    asyncio.run(body())
+    assert said == [
+        ("base", False), ("other", True), "committed", "comes forward", ("other", False),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("error", [EOFError(), TimeoutError(), ValueError("no JSON")])
