@@ -48,6 +48,8 @@ def test_the_demo_passes_and_ends_with_one_line_of_figures(
     assert figures["latency_p50_s"] > 0
 
 
+# What the verdict is made of fails in test_demo_verdict.py, without a network.
+@pytest.mark.slow
 def test_masks_two_pixels_too_large_fail_the_demo(tmp_path: Path) -> None:
     server = [str(Path(__file__).with_name("dilated_server.py"))]
     with DemoPrograms(tmp_path, port=0, server=server) as programs:
