@@ -1,8 +1,8 @@
 """Making a candidate live, and taking that back.
 
 The new child starts beside the live one, warms up and passes its self-test; then the row is
-committed; then the queue turns to it between two batches. Stopped before the row, nothing has
-happened; stopped after it, the next start runs what the row says.
+committed; then the queue turns to it between two batches. Stopped before the row, the live model
+is what it was; stopped after it, the next start runs what the row says.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ class Promotion:
         return await self._alone(f"{who} is rolling back", self._rollback(who, reason))
 
     async def close(self) -> None:
-        """Stop what is under way; the row tells the next start how far it came."""
+        """Stop what is under way; the next start runs what the last row says."""
         if self._under_way:
             self._under_way.cancel()
             await asyncio.gather(self._under_way, return_exceptions=True)
@@ -148,7 +148,7 @@ class Promotion:
             return live
 
         def record(connection: sa.Connection) -> Change:
-            # Again, under the writer's lock: it may have been deleted or judged meanwhile.
+            # Again, under the writer's lock: it may have been deleted meanwhile.
             found = self._registry.find(connection, model_id)
             self._registry.folder_of(found)
             detail = {"verdict": found.verdict, "override": override}

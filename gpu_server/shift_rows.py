@@ -1,10 +1,11 @@
-"""What the alarm said of each session: events of kind "domain", for viewers and restarts."""
+"""What the alarm said of each session, as events of kind "domain", and what it says it from."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
 
 import sqlalchemy as sa
 
+from gpu_server import promotion_rows
 from gpu_server.domains import SETTLED
 from gpu_server.events import announce
 from gpu_server.tables import (
@@ -13,7 +14,6 @@ from gpu_server.tables import (
     frames,
     looks,
     models,
-    promotions,
     sessions,
 )
 
@@ -102,29 +102,22 @@ def shifts(connection: sa.Connection, limit: int = 50) -> list[SessionShift]:
         .order_by(events.c.id.desc())
         .limit(limit)
     )
-    live = live_model(connection)
+    last = promotion_rows.last(connection)
+    live = last.model_id if last else None
     return [
         SessionShift(row.id, row.name, row.at, _under(live, _read(row.data)))
         for row in found
     ]
 
 
-def live_model(connection: sa.Connection) -> str | None:
-    """Return the model of the last promotion; None before the first."""
-    last = sa.select(promotions.c.model_id).order_by(promotions.c.id.desc()).limit(1)
-    return connection.execute(last).scalar()
-
-
 def last_undone(connection: sa.Connection) -> str | None:
-    """Return the model that the last promotion took back; None if it took none back."""
-    last = connection.execute(
-        sa.select(promotions).order_by(promotions.c.id.desc()).limit(1)
-    ).first()
+    """Return the model that a roll back took back; None if the last change was none."""
+    last = promotion_rows.last(connection)
     return last.replaced if last and last.undoes is not None else None
 
 
 def last_domain(connection: sa.Connection, session_id: int) -> int | None:
-    """Return the settled domain of a session's last frame without flaws."""
+    """Return the settled domain that frames of a session joined last; None: none did."""
     return connection.execute(
         sa.select(looks.c.domain_id)
         .join(frames, frames.c.id == looks.c.frame_id)
@@ -140,7 +133,7 @@ def model_of(
 ) -> tuple[str | None, bool]:
     """Return the model that a domain remembers and whether it is selected unasked.
 
-    A model that was deleted, or never passed its test, is proposed to nobody.
+    A model that was deleted is proposed to nobody.
     """
     if domain_id is None:
         return None, False
