@@ -203,7 +203,7 @@ def test_a_rejected_particle_is_dotted_says_so_and_is_counted(viewer: Viewer) ->
         packet.flags[0] |= 2; window.viewer.restyle(packet); }"""
     )
     assert viewer.page.evaluate("window.viewer.rejected") == 1
-    assert 10 < coloured(viewer.around(0)) < 0.7 * kept  # dots of a fifth of the line
+    assert 10 < coloured(viewer.around(0)) < 0.7 * kept  # dots of a third of the line
     viewer.page.mouse.move(CENTRES[0][1], CENTRES[0][0])
     assert "rejected" in viewer.page.evaluate("window.hover")
     viewer.page.mouse.move(SIDE_PX - 2, 2)

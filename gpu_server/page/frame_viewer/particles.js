@@ -8,7 +8,7 @@ const LINE_WIDTH = 1.5; // screen pixels, as the dashes are
 const RIM = { rim: "#07090b", rimWidth: 2.5 };
 const BORDER = { colour: "#9aa4ad", width: LINE_WIDTH, dash: [7, 4], ...RIM };
 const DOUBTFUL = { colour: "#c6ced5", width: 1.25, dash: [2, 2], ...RIM };
-const REJECTED_STYLE = { colour: "#ff8fb1", width: 1.25, dash: [1, 4] };
+const REJECTED_STYLE = { colour: "#ff8fb1", width: 2, dash: [2, 4], ...RIM };
 const HOVER_COLOUR = "#ffffff";
 const LETTING_GO = 0.1; // of what the range is too wide by, a frame
 
