@@ -46,6 +46,8 @@ from gpu_server.tokens import Identity, Tokens
 log = logging.getLogger(__name__)
 
 REFRESH_S = 0.5
+RECONNECT_S = 30.0
+"""So long a page is kept whose connection broke: a new one is live, and what was typed is gone."""
 _NOBODY = Identity("nobody", "viewer", 0)
 _REMEMBER_THEME = (
     f"document.cookie = '{THEME_COOKIE}=%s;path=/;max-age=31536000;samesite=strict'"
@@ -76,6 +78,7 @@ def mount(app: FastAPI, looker: Looker, services: Callable[[], Services]) -> Non
         dark=True,
         tailwind=False,  # half a megabyte of script for what page.css says in 200 lines
         show_welcome_message=False,
+        reconnect_timeout=RECONNECT_S,
     )
 
 
