@@ -70,7 +70,7 @@ def drawn(
     """Return counts of a noisy micrograph and its probability map, each (size, size)."""
     rng = np.random.default_rng(seed)
     bright = np.zeros((size, size), np.float32)
-    columns = int(np.ceil(np.sqrt(count)))
+    columns = max(1, int(np.ceil(np.sqrt(count))))
     step = size / columns
     for index in range(count):
         row, column = divmod(index, columns)
@@ -274,18 +274,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--log", type=_file, help="note when which frame is published")
     parser.add_argument("--second", help="name of another session, without pixel size")
+    parser.add_argument("--second-particles", type=int, help="of its frames")
     parser.add_argument("--long", type=int, help="lengthen the session to that many")
     options = parser.parse_args()
     is_new = not (options.folder / "emcopilot.db").exists()
     with Store(options.folder) as store:
         shown = (
             fill(store, options.frames, options.size, options.particles)
-            if is_new
+            if is_new and options.frames
             else []
         )
         if options.second and is_new:
+            given = options.second_particles
+            particles = options.particles if given is None else given
             fill(
-                store, 3, options.size, options.particles,
+                store, 3, options.size, particles,
                 folder=options.second, pixel_size_nm=None, first=options.frames + 1,
             )  # fmt: skip
         if options.long and is_new:

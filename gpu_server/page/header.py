@@ -83,6 +83,7 @@ class Header:
         picker.classes("emc-picker").mark("picker")
         picker.props("dense borderless options-dense hide-bottom-space")
         picker.props["aria-label"] = "session"
+        picker.props["placeholder"] = "no session yet"
         picker.props["data-part"] = "picker"
         picker.props["popup-content-class"] = "emc-sessions"
         # Once the list has gone keys are for the film, not for typing; it takes the focus back

@@ -41,7 +41,8 @@ def options(psd: PsdAnswer, colours: Palette = DARK) -> Option:
             **axis(colours), "type": "value", "name": f"equivalent diameter ({psd.unit})",
             "nameLocation": "middle", "nameGap": 26, "splitLine": {"show": False},
             "min": edges[0] if edges else 0, "max": edges[-1] if edges else 1,
-            "axisLabel": {"color": colours.faint, "showMinLabel": False, "showMaxLabel": False},
+            "axisLabel": {"show": bool(edges), "color": colours.faint, "showMinLabel": False,
+                          "showMaxLabel": False},
         },
         "yAxis": {
             **axis(colours), "type": "value", "name": "particles",

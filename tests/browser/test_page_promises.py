@@ -1,7 +1,8 @@
-"""The window of models in a real Chromium: list, promote, export, import, delete.
+"""What the page promises and no other file shows, in a real Chromium.
 
-The registry, the routes and the self-test are real, over models made of a threshold; see
-`learning_server.py`.
+First the window of models: registry, routes and self-test are real, over models made of a
+threshold; see `learning_server.py`. Then the page before nothing, before nothing but empty frames,
+and before 5,000 particles; see `benchmarks/page_server.py`.
 """
 
 import base64
@@ -15,11 +16,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from gpu_server import tables
+from gpu_server.database import Database
+from gpu_server.tokens import Tokens
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 SERVER = Path(__file__).with_name("learning_server.py")
+PAGE_SERVER = Path(__file__).parents[2] / "benchmarks" / "page_server.py"
+CROWD = 5000
 PATIENCE_MS = 60_000  # a busy core: a claim is about what happens, not about how soon
 HOSTILE = '<img src=x onerror="window.hacked=1">.zip'
 QUIET = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking"
@@ -99,19 +107,23 @@ class Visit:
         return self.part("models").get_by_role("button", name=name, exact=True)
 
     def drop(self, name: str, data: bytes) -> None:
-        """Drop a file on the window as a person does from a folder."""
-        self.page.evaluate(
-            """([name, data]) => {
-              const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-              const carried = new DataTransfer();
-              carried.items.add(new File([bytes], name));
-              const target = document.querySelector('[data-part=models]') ?? document.body;
-              for (const kind of ["dragenter", "dragover", "drop"]) {
-                target.dispatchEvent(new DragEvent(
-                  kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
-              } }""",
-            [name, base64.b64encode(data).decode()],
-        )
+        drop(self.page, "[data-part=models]", name, data)
+
+
+def drop(page: Page, target: str, name: str, data: bytes) -> None:
+    """Drop a file as a person does from a folder; on the page where `target` is not there."""
+    page.evaluate(
+        """([target, name, data]) => {
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const carried = new DataTransfer();
+          carried.items.add(new File([bytes], name));
+          const place = document.querySelector(target) ?? document.body;
+          for (const kind of ["dragenter", "dragover", "drop"]) {
+            place.dispatchEvent(new DragEvent(
+              kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
+          } }""",
+        [target, name, base64.b64encode(data).decode()],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +268,289 @@ def test_the_keyboard_stays_in_the_window_and_names_are_whole(visit: Visit) -> N
 
 def test_nothing_was_complained_about(visit: Visit) -> None:
     assert visit.complaints == []
+
+
+class PageServer:
+    """The page over a store of drawn frames, as a process."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, PAGE_SERVER, folder, "--fps", "0", *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        said = json.loads(self.process.stdout.readline())
+        self.url, self.login = said["url"], said["login"]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        assert self.process.stdout
+        self.process.stdout.close()
+
+    def change(self, *statements: sa.Update) -> None:
+        """Change rows beside the server, as a frame that fails or a wrong clock would."""
+        database = Database(self.folder, must_exist=True)
+        with database.write() as connection:
+            for statement in statements:
+                connection.execute(statement)
+        database.close()
+
+    def token(self, scope: str, lifetime_s: float | None = None) -> str:
+        database = Database(self.folder, must_exist=True)
+        token = Tokens(database).create(scope, scope, who="test", lifetime_s=lifetime_s)
+        database.close()
+        return token
+
+
+class Screen:
+    """The page in one browser, and what it complained about."""
+
+    def __init__(self, browser: Browser, server: PageServer, token: str = "") -> None:
+        context = browser.new_context(viewport={"width": 1366, "height": 768})
+        context.set_default_timeout(PATIENCE_MS)
+        self.page = context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(server.url if token else server.login)
+        if token:
+            self.page.get_by_label("Access token").fill(token)
+            self.page.get_by_role("button", name="Log in").click()
+        self.says("convergence", re.compile("Mean|Enough"))
+
+    def part(self, name: str) -> Locator:
+        return self.page.locator(f'[data-part="{name}"]')
+
+    def says(self, part: str, what: str | re.Pattern[str]) -> None:
+        expect(self.part(part)).to_contain_text(what, timeout=PATIENCE_MS)
+
+    def wait_shown(self, key: str, pattern: str) -> None:
+        expect(self.page.locator(".frame-canvas")).to_have_attribute(
+            f"data-{key}", re.compile(pattern), timeout=PATIENCE_MS
+        )
+
+    def wait_counted(self, particles: int) -> None:
+        """Wait until the counted ones and those cut by the border are so many together."""
+        self.page.wait_for_function(
+            """(wanted) => ["kpi-particles", "kpi-particles-note"]
+            .map((name) => document.querySelector(`[data-part="${name}"]`).textContent)
+            .reduce((sum, text) => sum + Number.parseInt(text.replaceAll(",", "")), 0)
+            === wanted""",
+            arg=particles,
+        )
+
+    def menu(self, entry: str) -> None:
+        self.part("menu").click()
+        self.page.locator(".emc-entry", has_text=entry).click()
+
+    def pick(self, session: str) -> None:
+        self.page.locator(".emc-picker input").click()
+        self.page.locator(".emc-sessions .q-item", has_text=session).click()
+        expect(self.page.locator(".q-menu")).to_have_count(0, timeout=PATIENCE_MS)
+
+    def slider(self, name: str) -> Locator:
+        return self.page.get_by_role("slider", name=name, exact=True)
+
+    def focus(self, slider: str) -> None:
+        self.slider(slider).locator("[tabindex='0']").focus()
+
+    def canvas(self, what: str) -> float:
+        """Return a mean over the canvas's pixels: of "light", or of "colour"."""
+        return self.page.evaluate(
+            """(what) => { const c = document.querySelector(".frame-canvas canvas");
+            const { data } = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+            let sum = 0;
+            for (let i = 0; i < data.length; i += 4) {
+              const rgb = [data[i], data[i + 1], data[i + 2]];
+              sum += what === "light" ? rgb[1] : Math.max(...rgb) - Math.min(...rgb);
+            }
+            return (4 * sum) / data.length; }""",
+            what,
+        )
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    server = PageServer(tmp_path_factory.mktemp("bare") / "data", "--frames", "0")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    sizes = ["--frames", "2", "--size", "1024", "--particles", str(CROWD)]
+    server = PageServer(
+        tmp_path_factory.mktemp("crowded") / "data",
+        *sizes, "--second", "empty", "--second-particles", "0",
+    )  # fmt: skip
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def screen(crowded: PageServer, browser: Browser) -> Iterator[Screen]:
+    screen = Screen(browser, crowded)
+    screen.wait_shown("frame", r"^\d+$")
+    yield screen
+    screen.page.context.close()
+
+
+def test_before_the_first_frame_and_agent_the_page_says_what_to_do(
+    bare: PageServer, browser: Browser
+) -> None:
+    screen = Screen(browser, bare)
+    screen.says("place", "no frames")
+    screen.says("agents", "run emcopilot keys new on the server")
+    screen.says("light-agent", "none enrolled")
+    screen.says("problems", "None: every file has its result")
+    screen.says("convergence", "Too few to say")
+    screen.says("kpi-particles", "0")
+    expect(screen.part("kpi-mean")).to_have_text("–")
+    for key in ("n", "Delete", "Shift+Delete", "Control+z", " ", "End", "a", "f"):
+        screen.page.keyboard.press(key)
+    screen.menu("Export session")
+    expect(screen.page.get_by_text("there is no session yet")).to_be_visible()
+    screen.menu("Set pixel size")
+    expect(screen.page.get_by_text("show a frame of the session first")).to_be_visible()
+    assert screen.complaints == []
+    screen.page.context.close()
+
+
+def test_frames_without_a_particle_are_figures_without_a_value(screen: Screen) -> None:
+    screen.wait_shown("particles", f"^{CROWD}$")  # the live one, before what is picked
+    screen.pick("empty")
+    screen.wait_shown("mode", "review")
+    screen.wait_shown("particles", "^0$")
+    screen.says("caption", "0 particles")
+    expect(screen.part("kpi-particles")).to_have_text("0", timeout=PATIENCE_MS)
+    expect(screen.part("kpi-mean")).to_have_text("–")
+    screen.says("convergence", "Too few to say")
+    screen.page.keyboard.press("n")
+    said = screen.page.get_by_role("status").filter(has_text="no particles on")
+    expect(said).to_be_attached(timeout=PATIENCE_MS)
+    screen.page.keyboard.press("x")
+    screen.page.keyboard.press("x")
+
+
+def test_brightness_contrast_auto_and_reset_change_the_picture(screen: Screen) -> None:
+    plain = screen.canvas("light")
+    screen.focus("Brightness")
+    for _ in range(10):
+        screen.page.keyboard.press("ArrowRight")
+    expect(screen.slider("Brightness")).to_have_attribute("aria-valuenow", "1.5")
+    screen.page.wait_for_timeout(300)  # the knob has moved; the canvas follows
+    assert screen.canvas("light") > 1.1 * plain
+    screen.page.get_by_role("button", name="Auto").click()
+    expect(screen.slider("Contrast")).not_to_have_attribute("aria-valuenow", "1")
+    screen.page.get_by_role("button", name="Reset").click()
+    for name in ("Brightness", "Contrast"):
+        expect(screen.slider(name)).to_have_attribute("aria-valuenow", "1")
+    screen.page.wait_for_timeout(300)
+    assert screen.canvas("light") == pytest.approx(plain, rel=0.01)
+
+
+def test_5000_particles_are_drawn_counted_filled_and_gone_through(
+    screen: Screen,
+) -> None:
+    screen.pick("film")
+    screen.wait_shown("particles", f"^{CROWD}$")
+    screen.wait_counted(2 * CROWD)
+    screen.page.keyboard.press("n")
+    said = screen.page.get_by_role("status").filter(has_text=f"1 of {CROWD}")
+    expect(said).to_be_attached(timeout=PATIENCE_MS)
+    screen.page.keyboard.press("f")
+    outlined = screen.canvas("colour")
+    screen.page.keyboard.press("x")
+    screen.page.wait_for_timeout(500)
+    faint = screen.canvas("colour")
+    screen.focus("Opacity")
+    for _ in range(2):
+        screen.page.keyboard.press("PageUp")
+    expect(screen.slider("Opacity")).to_have_attribute("aria-valuenow", "1")
+    screen.page.wait_for_timeout(500)
+    assert outlined < faint < screen.canvas("colour")
+    screen.page.get_by_role("button", name="Reset").click()
+    screen.page.keyboard.press("x")
+
+
+def test_the_last_minute_ends_with_the_frame_that_is_shown(screen: Screen) -> None:
+    screen.page.get_by_role("button", name="60 s", exact=True).click()
+    screen.page.keyboard.press("Home")
+    screen.wait_shown("number", "^1$")
+    screen.wait_counted(CROWD)
+    screen.page.keyboard.press("End")
+    screen.wait_shown("number", "^2$")
+    screen.wait_counted(2 * CROWD)
+    screen.page.get_by_role("button", name="Session", exact=True).click()
+
+
+def test_a_microscope_tells_its_last_frame_and_a_wrong_clock(
+    screen: Screen, crowded: PageServer
+) -> None:
+    screen.says("agents", re.compile("titan.*never heard, 0 waiting.*last frame"))
+    ahead = tables.files.update().values(sealed_at=tables.files.c.received_at + 3700)
+    crowded.change(ahead)
+    screen.says("agents", "its clock is 1:01:40 h ahead")
+
+
+def test_a_problem_file_tells_why_and_is_tried_again(
+    screen: Screen, crowded: PageServer
+) -> None:
+    last = sa.select(sa.func.max(tables.frames.c.id)).scalar_subquery()
+    spoilt = {"state": "quarantined", "reason": "cut short: 512 bytes missing"}
+    is_last = tables.frames.c.id == last
+    crowded.change(tables.frames.update().where(is_last).values(**spoilt))
+    screen.says("problems", "quarantined: cut short: 512 bytes missing")
+    screen.part("problems").get_by_role("button", name="Retry").click()
+    screen.says("problems", "None: every file has its result")
+    screen.says("light-queue", "1 waiting")
+
+
+def test_an_image_is_taken_by_dropping_it(screen: Screen) -> None:
+    drop(screen.page, "body", "<i>one.tif", b"II*\x00" + bytes(60))
+    screen.says("uploads", re.compile("<i>one.tif.*stored; it is measured now"))
+
+
+def test_tokens_are_made_and_revoked_on_the_page(
+    screen: Screen, crowded: PageServer
+) -> None:
+    crowded.token("viewer")
+    screen.menu("Users and tokens")
+    users = screen.part("users")
+    users.get_by_role("button", name="revoke viewer").click()
+    row = users.locator(".emc-row", has_text="viewer").filter(has_text="revoked now")
+    expect(row).to_be_visible(timeout=PATIENCE_MS)
+    screen.page.keyboard.press("Escape")
+
+
+def test_a_token_that_expires_under_an_open_page_says_so(
+    crowded: PageServer, browser: Browser
+) -> None:
+    guest = Screen(browser, crowded, crowded.token("operator", lifetime_s=20.0))
+    guest.wait_shown("state", "^connected$")
+    guest.wait_shown("state", "logged out")
+    guest.page.context.close()
+
+
+def test_the_report_of_an_export_opens_by_itself(
+    screen: Screen, browser: Browser, tmp_path: Path
+) -> None:
+    with screen.page.expect_download() as saved:
+        screen.menu("Export session")
+    with zipfile.ZipFile(saved.value.path()) as found:
+        found.extract("report.html", tmp_path)
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "report.html").as_uri())
+    expect(page.locator("body")).to_contain_text("film")
+    expect(page.locator("svg, img").first).to_be_visible()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    context.close()
+
+
+def test_no_state_was_complained_about(screen: Screen) -> None:
+    assert screen.complaints == []
