@@ -25,6 +25,7 @@ from gpu_server.job_desk import JobDesk
 from gpu_server.job_rows import Job, Standing
 from gpu_server.publish import Signal
 from gpu_server.registry import Registry
+from gpu_server.sandbox import Decoder
 from gpu_server.store import Store
 from gpu_server.tables import AWAITING_OPERATOR, CANCELLED, FAILED
 from gpu_server.traffic import Traffic
@@ -71,7 +72,7 @@ class Adaptation:
         store: Store,
         registry: Registry,
         desk: JobDesk,
-        decoder: job_folders.Decoder,
+        decoder: Decoder,
         settings: AdaptationSettings,
         *,
         traffic: Traffic,

@@ -15,18 +15,17 @@ import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from emcopilot.config import read_toml
-from emcopilot.decode import Frame
 from emcopilot.durable import give_name
 from emcopilot.errors import AdaptationError, ConfigError, DecodeError
 from gpu_server.domains import ReservoirFrame
 from gpu_server.job_rows import Job
+from gpu_server.sandbox import Decoder
 from gpu_server.trainer import JOB_FILE, OUT
 
 log = logging.getLogger(__name__)
@@ -46,14 +45,6 @@ _MODEL_FILES = ("card.json", "model.safetensors", "seen.safetensors", "replay.np
 _LONGEST_NAME = 200
 _MODELS_KEPT = 3
 """Start, live and candidate."""
-
-
-class Decoder(Protocol):
-    """Whatever turns a stored file into pixels."""
-
-    async def decode(self, path: Path, name: str, page: int) -> Frame:
-        """Decode one page."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

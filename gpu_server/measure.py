@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from emcopilot.particle_table import ParticleTable, countable
 from emcopilot.particles import measure_particles
 from emcopilot.psd import Psd, measure_psd
 from gpu_server.picture import shown_factor
+from gpu_server.saving import FrameFacts, SavedResult
 from gpu_server.segment import Segmentation
 
 
@@ -124,6 +126,34 @@ def measure(
         segmentation.infer_s,
         doubtful_share(segmentation.probability),
         time.monotonic() - started,
+    )
+
+
+def result_of(
+    frame_id: int, measured: MeasuredFrame, timings: Mapping[str, float] | None = None
+) -> SavedResult:
+    """Return what the store keeps of a measured frame; `timings` are the live path's."""
+    frame = measured.frame
+    height, width = frame.pixels.shape
+    facts = FrameFacts(
+        height=height,
+        width=width,
+        dtype=frame.pixels.dtype.name,
+        pixel_size_nm=frame.pixel_size_nm,
+        pixel_size_source=frame.pixel_size_source,
+        modality=frame.modality,
+        time_s=frame.time_s,
+        notes=frame.notes,
+    )
+    return SavedResult(
+        frame_id=frame_id,
+        model_id=measured.model_id,
+        facts=facts,
+        summary=measured.summary(),
+        diameters=measured.counted_diameters.astype("<f4").tobytes(),
+        particles=measured.particles.to_bytes(),
+        labels=measured.labels_tiff(),
+        timings=timings or {},
     )
 
 

@@ -26,10 +26,10 @@ from emcopilot.errors import (
 )
 from gpu_server.config import ServerSettings
 from gpu_server.leases import LeasedFrame
-from gpu_server.measure import MeasuredFrame, measure
+from gpu_server.measure import MeasuredFrame, measure, result_of
 from gpu_server.publish import LiveFrame, Publisher, Signal
 from gpu_server.sandbox import DecodePool, WorkerDied
-from gpu_server.saving import FrameFacts, SavedResult
+from gpu_server.saving import SavedResult
 from gpu_server.segment import InferenceBackend, Segmentation
 from gpu_server.store import Store
 from gpu_server.traffic import Traffic
@@ -234,29 +234,8 @@ class Pipeline:
 def result_row(
     leased: LeasedFrame, measured: MeasuredFrame, timings: dict[str, float]
 ) -> SavedResult:
-    """Return what the store keeps of a measured frame."""
-    frame = measured.frame
-    height, width = frame.pixels.shape
-    facts = FrameFacts(
-        height=height,
-        width=width,
-        dtype=frame.pixels.dtype.name,
-        pixel_size_nm=frame.pixel_size_nm,
-        pixel_size_source=frame.pixel_size_source,
-        modality=frame.modality,
-        time_s=frame.time_s,
-        notes=frame.notes,
-    )
-    return SavedResult(
-        frame_id=leased.frame_id,
-        model_id=measured.model_id,
-        facts=facts,
-        summary=measured.summary(),
-        diameters=measured.counted_diameters.astype("<f4").tobytes(),
-        particles=measured.particles.to_bytes(),
-        labels=measured.labels_tiff(),
-        timings=timings,
-    )
+    """Return what the store keeps of a frame that the live path measured."""
+    return result_of(leased.frame_id, measured, timings)
 
 
 def live_frame(leased: LeasedFrame, measured: MeasuredFrame) -> LiveFrame:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from emcopilot.errors import ConfigError, DecodeError, RefusedError
 from gpu_server.config import DecodeSettings
 from gpu_server.decode_process import Reply, WorkerDied, WorkerProcess
 
-__all__ = ["DecodePool", "WorkerDied"]
+__all__ = ["DecodePool", "Decoder", "WorkerDied"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,14 @@ START_S = 60.0
 """A worker that is not ready by then will never be; a loaded machine needs seconds."""
 RESTART_PAUSE_S = 1.0
 WORKER_COMMAND = (sys.executable, "-I", "-m", "gpu_server.decode_worker")
+
+
+class Decoder(Protocol):
+    """Whatever turns a page of a stored file into pixels."""
+
+    async def decode(self, path: Path, name: str, page: int) -> Frame:
+        """Decode one page."""
+        ...
 
 
 class DecodePool:

@@ -9,16 +9,15 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import sqlalchemy as sa
 
-from emcopilot.decode import Frame
 from emcopilot.errors import DecodeError, EMcopilotError, ModelError, StoreError
-from gpu_server.measure import MeasuredFrame, measure
+from gpu_server.measure import MeasuredFrame, measure, result_of
 from gpu_server.queries import StoredFrame, model_frames
 from gpu_server.registry import Registry
-from gpu_server.saving import FrameFacts, SavedResult, save_beside
+from gpu_server.sandbox import Decoder
+from gpu_server.saving import save_beside
 from gpu_server.segment import Trial
 from gpu_server.side_segmenter import SideSegmenter
 from gpu_server.store import Store
@@ -27,14 +26,6 @@ from gpu_server.tables import PROCESSED, files, frames, results
 log = logging.getLogger(__name__)
 
 _LIVE_LOOK_S = 0.2
-
-
-class Decoder(Protocol):
-    """Whatever turns a stored file into pixels: the sandboxed decode workers."""
-
-    async def decode(self, path: Path, name: str, page: int) -> Frame:
-        """Decode one page."""
-        ...
 
 
 class SideResults:
@@ -143,32 +134,9 @@ class SideResults:
         await asyncio.to_thread(self._keep, stored.id, measured)
 
     def _keep(self, frame_id: int, measured: MeasuredFrame) -> None:
-        result = beside(frame_id, measured)
+        result = result_of(frame_id, measured)
         with self._store.database.write() as connection:
             save_beside(connection, result, at=self._registry.wall())
-
-
-def beside(frame_id: int, measured: MeasuredFrame) -> SavedResult:
-    """Return what the store keeps of a frame measured once more."""
-    frame = measured.frame
-    height, width = frame.pixels.shape
-    facts = FrameFacts(
-        height=height,
-        width=width,
-        dtype=frame.pixels.dtype.name,
-        pixel_size_nm=frame.pixel_size_nm,
-        pixel_size_source=frame.pixel_size_source,
-    )
-    return SavedResult(
-        frame_id=frame_id,
-        model_id=measured.model_id,
-        facts=facts,
-        summary=measured.summary(),
-        diameters=measured.counted_diameters.astype("<f4").tobytes(),
-        particles=measured.particles.to_bytes(),
-        labels=measured.labels_tiff(),
-        timings={},  # of the live path, which this was not
-    )
 
 
 def recent_frames(

@@ -9,18 +9,18 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from pathlib import Path, PurePosixPath
-from typing import Generic, Protocol, TypeVar
+from pathlib import PurePosixPath
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from emcopilot.decode import Frame
 from emcopilot.label_image import decode_labels
 from emcopilot.outlines import Outlines, outlines
 from gpu_server.particle_rows import is_rejected, read_labels, read_measured
 from gpu_server.picture import shown_factor
 from gpu_server.publish import LiveFrame, Preview, lay_out, preview
 from gpu_server.queries import StoredFrame, frame
+from gpu_server.sandbox import Decoder
 from gpu_server.store import Store
 
 V = TypeVar("V")
@@ -28,14 +28,6 @@ V = TypeVar("V")
 KEPT_BYTES = 192 * 2**20
 """Some 800 pictures of 1024 x 1024 px: a few minutes of film, both ways."""
 _EMPTY = Outlines(np.zeros(1, np.uint32), np.empty((0, 2), np.int16))
-
-
-class Decoder(Protocol):
-    """Whatever turns a stored file into pixels: the sandboxed decode workers."""
-
-    async def decode(self, path: Path, name: str, page: int) -> Frame:
-        """Decode one page."""
-        ...
 
 
 class Kept(Generic[V]):

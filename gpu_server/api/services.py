@@ -18,8 +18,9 @@ from gpu_server.metrics import registry_of
 from gpu_server.model_desk import ModelDesk
 from gpu_server.publish import Publisher
 from gpu_server.queries import StoredFrame, StoredSession, frame, session_list
+from gpu_server.sandbox import Decoder
 from gpu_server.store import Store
-from gpu_server.stored_packets import Decoder, StoredPackets
+from gpu_server.stored_packets import StoredPackets
 
 
 class OneShot(Protocol):

@@ -3,16 +3,16 @@
 from dataclasses import replace
 
 from emcopilot.decode import Frame
-from gpu_server.compare import differences
+from gpu_server.differences import differences
+from gpu_server.measure import result_of
 from gpu_server.saving import save_beside
-from gpu_server.side_results import beside
 
 SIZES_PX = (20.0, 30.0)
 
 
 def keep_beside(lab, frame_id: int, pixel_size_nm: float) -> bool:
     frame = Frame(lab.discs(SIZES_PX), (pixel_size_nm, pixel_size_nm), "metadata")
-    result = beside(frame_id, replace(lab.measured(frame), model_id="other"))
+    result = result_of(frame_id, replace(lab.measured(frame), model_id="other"))
     with lab.store.database.write() as connection:
         return save_beside(connection, result, at=3.0)
 
