@@ -20,8 +20,8 @@ from emcopilot.errors import AdaptationError, EMcopilotError, StoreError
 from gpu_server import job_folders, job_rows, jobs
 from gpu_server.config import AdaptationSettings
 from gpu_server.domains import domain, reservoir_frames
-from gpu_server.job_course import Course
 from gpu_server.job_desk import JobDesk
+from gpu_server.job_headway import Headway
 from gpu_server.job_rows import Job, Standing
 from gpu_server.publish import Signal
 from gpu_server.registry import Registry
@@ -168,12 +168,12 @@ class Adaptation:
     async def _train(self, folder: Path, job: Job) -> Answer:
         """Run the job's process to its end, writing down what it reports."""
         tail = ProgressTail(folder)
-        course = Course(await asyncio.to_thread(tail.new))
+        headway = Headway(await asyncio.to_thread(tail.new))
         async with Trainer(folder, self._settings) as trainer:
             yielding = asyncio.create_task(Yielding(trainer.group, self._traffic).run())
             try:
                 while (answer := await trainer.ended(_LOOK_S)) is None:
-                    await self._follow(job, tail, course)
+                    await self._follow(job, tail, headway)
                     if await asyncio.to_thread(self._is_cancelled, job.id):
                         yielding.cancel()
                         trainer.cancel(self._settings.cancel_grace_s)
@@ -184,7 +184,7 @@ class Adaptation:
             finally:
                 yielding.cancel()
                 await asyncio.gather(yielding, return_exceptions=True)
-        await self._follow(job, tail, course)
+        await self._follow(job, tail, headway)
         return answer
 
     async def _farewell(self, job: Job, trainer: Trainer) -> None:
@@ -194,13 +194,13 @@ class Adaptation:
         with suppress(StoreError):
             self._write(lambda c: jobs.put_off(c, job.id))
 
-    async def _follow(self, job: Job, tail: ProgressTail, course: Course) -> None:
+    async def _follow(self, job: Job, tail: ProgressTail, headway: Headway) -> None:
         """Write down what is new; all of it in one transaction, whatever came."""
         reports = await asyncio.to_thread(tail.new)
         if not reports:
             return
         last = reports[-1]
-        is_further, tells = course.take(reports)
+        is_further, tells = headway.take(reports)
         standing = Standing(last.stage, last.step, last.steps, last.eta_s, last.seconds)
         with suppress(StoreError):  # the next report says the same
             await self._in_store(

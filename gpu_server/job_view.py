@@ -23,7 +23,7 @@ _FIGURES = TypeAdapter(dict[str, JsonValue])
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Curve:
     """One figure over the steps of a stage."""
 
     stage: str
@@ -32,7 +32,7 @@ class Course:
     value: list[float | None]
 
 
-def curves(folder: Path) -> list[Course]:
+def curves(folder: Path) -> list[Curve]:
     """Return every figure that a job's stages reported, each with `POINTS` points at most.
 
     Of a step that was taken again after a kill the last word counts.
@@ -101,12 +101,12 @@ def report(folder: Path) -> dict[str, JsonValue]:
 
 def _thinned(
     stage: str, figure: str, values: dict[tuple[int, int], float | None]
-) -> Course:
+) -> Curve:
     places = sorted(values)
     every = -(-len(places) // POINTS)
     # Counted from the end: the last point is the one that people look for.
     kept = places[::-1][::every][::-1]
-    return Course(stage, figure, [step for _, step in kept], [values[p] for p in kept])
+    return Curve(stage, figure, [step for _, step in kept], [values[p] for p in kept])
 
 
 def _last_round(folder: Path, name: str) -> Path | None:

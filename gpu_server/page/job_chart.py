@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gpu_server.job_view import Course
+from gpu_server.job_view import Curve
 from gpu_server.page.psd_chart import Option, axis
 from gpu_server.page.theme import Palette
 
@@ -32,7 +32,7 @@ def is_share(figure: str) -> bool:
     return any(word in _SHARES for word in figure.split("_"))
 
 
-def options(curves: Sequence[Course], colours: Palette) -> Option:
+def options(curves: Sequence[Curve], colours: Palette) -> Option:
     """Return the whole chart; losses on the left axis, shares on the right one."""
     has_shares = any(is_share(one.figure) for one in curves)
     palette = [
@@ -68,7 +68,7 @@ def options(curves: Sequence[Course], colours: Palette) -> Option:
     }  # fmt: skip
 
 
-def _far_apart(curves: Sequence[Course]) -> bool:
+def _far_apart(curves: Sequence[Curve]) -> bool:
     """Say whether losses differ so much that the small ones would lie flat on one scale."""
     losses = [
         [value for value in one.value if value is not None]
@@ -89,7 +89,7 @@ def _value(colours: Palette, *, is_right: bool = False) -> Option:
     }  # fmt: skip
 
 
-def _curve(one: Course, colour: str) -> Option:
+def _curve(one: Curve, colour: str) -> Option:
     points = [
         [step, value]
         for step, value in zip(one.step, one.value, strict=True)

@@ -8,7 +8,7 @@ from nicegui import ui
 from gpu_server import job_rows, job_view
 from gpu_server.api.services import Services
 from gpu_server.job_rows import Job
-from gpu_server.job_view import Course
+from gpu_server.job_view import Curve
 from gpu_server.page import job_chart
 from gpu_server.page.frame_canvas import API
 from gpu_server.page.job_row import StageTrack
@@ -29,7 +29,7 @@ class JobDialog:
         self._services, self._colours = services, colours
         self._job_id: int | None = None
         self._state = ""
-        self._curves: list[Course] = []
+        self._curves: list[Curve] = []
         self._pictures: list[str] | None = None
         with ui.dialog() as self._dialog, box("emc-dialog job", "job-window"):
             self._title = text("emc-dialog-title", "job-window-title")
@@ -92,7 +92,7 @@ class JobDialog:
         self._show_curves(job, curves)
         self._show_pictures(names)
 
-    def _read(self, job_id: int) -> tuple[Job, int, list[Course], list[str]]:
+    def _read(self, job_id: int) -> tuple[Job, int, list[Curve], list[str]]:
         services = self._services()
         with services.store.read() as connection:
             job = job_rows.find(connection, job_id)
@@ -102,7 +102,7 @@ class JobDialog:
         folder = services.jobs.folder(job_id)
         return job, ahead, job_view.curves(folder), job_view.pictures(folder)
 
-    def _show_curves(self, job: Job, curves: list[Course]) -> None:
+    def _show_curves(self, job: Job, curves: list[Curve]) -> None:
         if curves == self._curves and self._pictures is not None:
             return
         self._curves = curves

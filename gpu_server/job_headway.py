@@ -12,7 +12,7 @@ _EVENT_S = 3.0
 """Between two events of one stage."""
 
 
-class Course:
+class Headway:
     """Takes a job's reports as they come.
 
     Parameters
