@@ -266,6 +266,41 @@ def test_the_keyboard_stays_in_the_window_and_names_are_whole(visit: Visit) -> N
     assert {f"export {LIVE}", f"delete {ADAPTED}", "Import", "Close"} <= reached
 
 
+def test_every_text_of_the_window_stands_out_in_both_themes(visit: Visit) -> None:
+    for theme in ("dark", "light"):
+        expect(visit.page.locator("body")).to_have_class(re.compile(f"body--{theme}"))
+        visit.page.wait_for_timeout(600)  # colours fade
+        ground, *texts = visit.page.evaluate(
+            """() => { const panel = document.querySelector('[data-part=models]');
+            const own = (e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
+            const shown = [...panel.querySelectorAll("*")].filter(own);
+            return [["", getComputedStyle(panel).backgroundColor],
+                    ...shown.map((e) => [e.textContent, getComputedStyle(e).color])]; }"""
+        )
+        assert len(texts) > 10
+        for text, colour in texts:
+            assert contrast(colour, ground[1]) >= 4.5, (theme, text)  # WCAG 2.2, AA
+        visit.page.keyboard.press("Escape")
+        visit.part("menu").click()
+        visit.page.locator(".emc-entry", has_text="Light or dark").click()
+        visit.part("learning-panel").get_by_role("button", name="Models").click()
+        expect(visit.row(LIVE)).to_be_visible(timeout=PATIENCE_MS)
+
+
+def contrast(ink: str, ground: str) -> float:
+    """Return by how much colours, as `rgb(r, g, b)`, stand out; WCAG 2.2, contrast ratio."""
+
+    def light(colour: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+        linear = [
+            v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts
+        ]
+        return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark, bright = sorted((light(ink), light(ground)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
 def test_nothing_was_complained_about(visit: Visit) -> None:
     assert visit.complaints == []
 
