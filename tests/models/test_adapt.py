@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from emcopilot.errors import AdaptationError, ConfigError
 from emcopilot.simulate import demo_scene, render_micrograph
-from models import checkpoint
+from models import checkpoint, replay
 from models.adapt import adapt
 from models.adapt_command import main
 from models.adapt_settings import AdaptSettings, chosen_job
@@ -21,13 +22,17 @@ from models.npssegnet import Architecture, build
 from models.replay import replay_of
 from models.watch import Cancelled
 
+pytestmark = pytest.mark.timeout(
+    400
+)  # a whole job, on a machine that is busy otherwise
+
 SMALL = Architecture(encoder="resnet18")
 GAN = {
     "steps": 3,
     "tile_px": 64,
     "batch": 2,
     "report_every": 1,
-    "judge_every": 2,
+    "judge_every": 3,
     "precision": "float32",
 }
 
@@ -86,6 +91,14 @@ class Stopping:
         return self.is_due
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_replay() -> Iterator[None]:
+    """One frame of each mode: what a replay says is in test_replay.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "OF_A_MODE", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(
     frames: Path, incumbent: Path, tmp_path_factory: pytest.TempPathFactory
@@ -130,20 +143,30 @@ def test_a_finished_job_returns_at_once(
     assert not watch.stages
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param("pix2pix", marks=pytest.mark.slow),
-        "cyclegan",
-        pytest.param("train", marks=pytest.mark.slow),
-    ],
-)
+def test_a_stopped_job_goes_on_to_the_same_weights(
+    whole: Path, frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Cancelled):
+        adapt(job(frames, incumbent, tmp_path), Stopping("cyclegan", 2))
+    assert not (tmp_path / checkpoint.CARD_FILE).exists()  # no candidate yet
+    again = Stopping("train", 3)  # the last step: what comes after it is not resumed
+    with pytest.raises(Cancelled, match="before evaluate"):
+        adapt(job(frames, incumbent, tmp_path), again)
+    trained, wanted = (
+        checkpoint.load(out / "round-1" / "train")[1] for out in (tmp_path, whole)
+    )
+    assert trained.sha256 == wanted.sha256
+    assert "cyclegan" in again.stages
+    assert not (tmp_path / checkpoint.CARD_FILE).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pix2pix", "cyclegan", "train"])
 def test_a_stopped_job_ends_as_one_that_was_not(
     stage: str, whole: Path, frames: Path, incumbent: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(Cancelled):
         adapt(job(frames, incumbent, tmp_path), Stopping(stage, 2))
-    assert not (tmp_path / checkpoint.CARD_FILE).exists()  # no candidate yet
     again = Stopping("", 0)
     card = adapt(job(frames, incumbent, tmp_path), again)
     assert card.sha256 == checkpoint.load(whole)[1].sha256
