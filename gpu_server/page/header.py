@@ -8,6 +8,7 @@ from nicegui import ui
 from emcopilot.messages import SessionAnswer
 from gpu_server.page.learning_view import Learning
 from gpu_server.page.learning_wording import adapter_light
+from gpu_server.page.menu import menu
 from gpu_server.page.panels import StatusLight, box, text
 from gpu_server.page.view import View
 from gpu_server.page.wording import (
@@ -97,10 +98,10 @@ class Header:
             ui.button("Menu").props("flat dense no-caps").classes("emc-menu") as button
         ):
             button.props["data-part"] = "menu"
-            with ui.menu().props("auto-close"):
+            with menu():
                 ui.item_label(f"{who.name}, {who.scope}").classes("emc-who")
                 for name, then in _entries(commands).items():
-                    ui.menu_item(name, on_click=then).classes("emc-entry")
+                    ui.item(name, on_click=then).classes("emc-entry")
 
     def _list(
         self, sessions: list[SessionAnswer], chosen: SessionAnswer | None

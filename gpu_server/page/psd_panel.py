@@ -6,6 +6,7 @@ from nicegui import ui
 
 from emcopilot.messages import Convergence, PsdAnswer
 from gpu_server.page import psd_chart
+from gpu_server.page.menu import menu
 from gpu_server.page.panels import Cell, box, text
 from gpu_server.page.theme import Palette
 from gpu_server.page.wording import known_fraction, known_text, number
@@ -59,12 +60,12 @@ class SizeDistribution:
         with ui.button("⋯").props("flat dense no-caps").classes("emc-tool") as button:
             button.props["aria-label"] = "bins and export of the distribution"
             button.mark("psd-menu")
-            with ui.menu().props("auto-close"):
+            with menu():
                 for bins, name in _BINS.items():
-                    ui.menu_item(name, on_click=partial(self._choose, bins))
+                    ui.item(name, on_click=partial(self._choose, bins))
                 ui.separator()
-                ui.menu_item("Save as PNG", on_click=self._save_picture)
-                ui.menu_item("Save as CSV", on_click=self._save_table)
+                ui.item("Save as PNG", on_click=self._save_picture)
+                ui.item("Save as CSV", on_click=self._save_table)
 
     def _choose(self, bins: int) -> None:
         self._bins = bins or None
