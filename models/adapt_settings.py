@@ -50,9 +50,9 @@ class AdaptSettings(Settings):
     judged."""
     synthetic: int = Field(default=200, ge=8)
     """Frames of the labelled synthetic set."""
-    crowded: float = Field(default=0.15, ge=0, lt=1)
-    """Share of them that hold more particles than rough masks say, whose cuts fail on crowded
-    frames first."""
+    crowded: float = Field(default=0.15, ge=0, lt=0.5)
+    """Share of them that may hold many more particles than rough masks say: on crowded frames
+    their cuts fail first."""
     side_px: int = Field(default=512, ge=96, multiple_of=32)
     """Of a synthetic frame."""
     most_lost: float = Field(default=0.05, ge=0, le=1)

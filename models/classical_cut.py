@@ -122,11 +122,13 @@ def cut(frame: Frame, way: Way) -> Cut:
     usual = _cut_at_level(way, relief, blurred)
     crowded = _cut_at_level(way, relief.crowded(), blurred.crowded())
     surest = max(usual, crowded, key=lambda one: one.soundness)
-    if surest.mask.mean() > _MOST_COVERED and surest.soundness < _SOUND_WHEN_CROWDED:
-        surest = usual
-    if surest.soundness < LEAST_SOUND:
-        surest = replace(surest, mask=np.zeros_like(surest.mask))
-    return surest
+    held = next((one for one in (surest, usual) if _holds(one)), None)
+    return held or replace(surest, mask=np.zeros_like(surest.mask))
+
+
+def _holds(one: Cut) -> bool:
+    is_crowded = one.mask.mean() > _MOST_COVERED
+    return one.soundness >= (_SOUND_WHEN_CROWDED if is_crowded else LEAST_SOUND)
 
 
 def _cut_at_level(way: Way, relief: _Relief, blurred: _Relief) -> Cut:

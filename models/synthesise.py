@@ -40,7 +40,11 @@ class Fidelity:
     second: NDArray[np.float64]
 
     def is_kept(self, most_lost: float) -> Mask:
-        """Say of each frame whether it lost no more overlap than that, shape (N,)."""
+        """Say of each frame whether it lost no more overlap than that, shape (N,).
+
+        Where the cut does not find a frame's particles in either generation, as in some that are
+        crowded, nothing speaks against it.
+        """
         return self.second >= self.first - most_lost
 
 
@@ -66,7 +70,7 @@ def first_generation(
     seed : int
         Decides masks and grain.
     crowded : int
-        So many of all frames hold more particles than the domain's statistics say.
+        So many of all frames may hold many more particles than the domain's statistics say.
     """
     shape = (side_px, side_px)
     draws = [np.random.default_rng((seed, number)) for number in range(count)]
@@ -83,7 +87,7 @@ def first_generation(
 def _crowded_mask(
     statistics: MaskStatistics, shape: tuple[int, int], rng: np.random.Generator
 ) -> Mask:
-    """Lay fields of particles over each other until a drawn share is covered."""
+    """Lay fields of particles over each other until a share, drawn evenly, is covered."""
     share = rng.uniform(0.0, _MOST_COVERED)
     mask = draw_mask(statistics, shape, rng).mask
     for _ in range(_MOST_FIELDS - 1):
