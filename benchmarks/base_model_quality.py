@@ -6,7 +6,7 @@ Real: the EMPS validation part (split by paper), against the microscopist's one-
 blur and Otsu's threshold with known polarity. The one-liner is given its best blur twice: tuned
 on the training part, and on the validation part itself (which the model is not).
 Supported catalysts: the ARDA validation part (split by sample family), particles found by centre
-in box, beside the families that training saw.
+in box; with --seen, beside the families that training saw.
 Simulated: HAADF and BF frames on the demo's family of supports, which training never drew.
 """
 
@@ -120,12 +120,15 @@ def real(show: Predictor) -> list[Figure]:
     ]
 
 
-def catalysts(show: Predictor, card: ModelCard, kind: str) -> list[Figure]:
-    """Score the families of one kind of image ("HAADF" or "BF"), those held out first."""
+def catalysts(
+    show: Predictor, card: ModelCard, kind: str, *, seen: bool
+) -> list[Figure]:
+    """Score the families of one kind of image ("HAADF" or "BF"): held out, and if asked, seen."""
     figures: list[Figure] = []
     trained_on = str(card.data.get(BRIGHT_FIELD_KEY, BRIGHT_FIELD))
     training, validation = split_families(read_arda(data_folder()), trained_on)
-    for part, images in (("validation", validation), ("training", training)):
+    parts = {"validation": validation} | ({"training": training} if seen else {})
+    for part, images in parts.items():
         chosen = [i for i in images if i.is_bright == (kind == "HAADF")]
         if chosen:
             scores = [box_score(image, show) for image in chosen]
@@ -205,6 +208,9 @@ def main() -> None:
     parser.add_argument(
         "--record", action="store_true", help="write them into the card"
     )
+    parser.add_argument(
+        "--seen", action="store_true", help="catalysts that training saw, too: long"
+    )
     options = parser.parse_args()
     network, card = checkpoint.load(options.model)
     show = predictor(network.to(named_device(options.device)), card)
@@ -214,7 +220,7 @@ def main() -> None:
         figures += real(show)
     for kind in ("HAADF", "BF"):
         if kind in options.parts:
-            figures += catalysts(show, card, kind)
+            figures += catalysts(show, card, kind, seen=options.seen)
     for wild in (False, True) if "simulated" in options.parts else ():
         figures += simulated(show, "haadf", options.frames, wild=wild)
         figures += simulated(show, "bf", options.frames, wild=wild)
