@@ -24,6 +24,7 @@ from machine import machine, write_json
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from emcopilot.optics import Mode
 from models import checkpoint
 from models.adapt import adapt, sources
 from models.adapt_settings import AdaptSettings, chosen_job
@@ -153,7 +154,19 @@ class StageClock(LogWatch):
         super().report(stage, step, steps, **figures)
 
 
-def show(rows: Sequence[Row], reference: str) -> None:
+def old_domain(job: AdaptSettings, ground: str) -> list[Row]:
+    """Return what is left of the mode that the frames were not of, where they are simulated."""
+    if ground == "emps":
+        return []
+    other: Mode = "bf" if ground == "haadf" else "haadf"
+    test = simulated(other, 0).test
+    return [
+        Row(f"{who}, on simulated {other} frames", miou_of(model, test))
+        for who, model in (("incumbent", job.model), ("candidate", job.out))
+    ]
+
+
+def show(rows: Sequence[Row], reference: str = "") -> None:
     manual = next((row for row in rows if row.name == reference), None)
     for row in rows:
         against = ""
@@ -245,6 +258,8 @@ def main() -> None:
     )
     print(f"verdict {card.data['verdict']}")
     show(rows, SHOWN["manual"])
+    before = old_domain(job, options.ground)
+    show(before)
     write_json(
         options.json,
         {
@@ -260,6 +275,7 @@ def main() -> None:
             "peak_gib": peak_gib,
             "verdict": card.data["verdict"],
             "rows": [row.as_json() for row in rows],
+            "old_domain": [row.as_json() for row in before],
         },
     )
     if options.plot:
