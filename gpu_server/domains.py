@@ -180,14 +180,20 @@ def remember_model(
     return announce(connection, "domain", told, at=at)
 
 
-def chosen_model(connection: sa.Connection, domain_id: int) -> dict[str, object] | None:
+def chosen_since(
+    connection: sa.Connection, domain_id: int, line: int
+) -> dict[str, object] | None:
     """Return what a person last let a domain remember, as columns of it; None: nobody did.
 
-    The audit tells it: the domain's own row tells promotions, too.
+    The audit tells it, after its line `line`: the domain's own row tells promotions, too.
     """
     chosen = (
         sa.select(audit.c.detail)
-        .where(audit.c.action == _REMEMBER, audit.c.subject == f"domain {domain_id}")
+        .where(
+            audit.c.id > line,
+            audit.c.action == _REMEMBER,
+            audit.c.subject == f"domain {domain_id}",
+        )
         .order_by(audit.c.id.desc())
         .limit(1)
     )

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from gpu_server.domains import chosen_model
+from gpu_server.domains import chosen_since
 from gpu_server.events import announce, note
 from gpu_server.tables import (
     AWAITING_OPERATOR,
     PROMOTED,
+    audit,
     domains,
     jobs,
     models,
@@ -25,6 +26,9 @@ SETTINGS = "settings"
 """Who promotes what the settings name, at a start."""
 SERVER = "server"
 """Who promotes another model at a start because the live one is gone."""
+_PROMOTE, _ROLL_BACK = "promote model", "roll back model"
+_NOTHING: dict[str, object] = {"model_id": None, "selects_model": False}
+"""What a domain remembers that remembers no model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +119,13 @@ def record(
         promotions.insert().values(**values).returning(promotions.c.id)
     ).scalar_one()
     change = Change(id=row, **values)
+    noted = dict(detail or {})
     if undoes is None:
         _settle_job(connection, model_id, at=at)
-        _remember(connection, model_id)
+        noted["remembered"] = _remember(connection, model_id)
     else:
         _forget(connection, change)
-    action = "promote model" if undoes is None else "roll back model"
+    action = _PROMOTE if undoes is None else _ROLL_BACK
     told = {
         "promotion": change.id,
         "replaced": change.replaced,
@@ -128,7 +133,8 @@ def record(
         "reason": reason,
         **(detail or {}),
     }
-    note(connection, who, action, f"model {model_id}", at=at, detail=told)
+    subject = f"model {model_id}"
+    note(connection, who, action, subject, at=at, detail={**told, **noted})
     kind = "promoted" if undoes is None else "rolled back"
     event = {"change": kind, "model_id": model_id, "who": who, **told}
     announce(connection, "model", event, at=at)
@@ -148,32 +154,61 @@ def _settle_job(connection: sa.Connection, model_id: str, *, at: float) -> None:
         announce(connection, "job", {**told, "candidate": model_id}, at=at)
 
 
-def _remember(connection: sa.Connection, model_id: str) -> None:
-    """Let the domain that a model learnt know it: going back there proposes it."""
+def _remember(connection: sa.Connection, model_id: str) -> dict[str, object]:
+    """Let the domain that a model learnt know it: going back there proposes it.
+
+    Returns what it remembered before, by the domain's id; JSON has keys of text.
+    """
     learnt = sa.select(models.c.domain_id).where(models.c.model_id == model_id)
-    connection.execute(
-        domains.update()
-        .where(domains.c.id == learnt.scalar_subquery())
-        .values(model_id=model_id)
-    )
+    of_model = domains.c.id == learnt.scalar_subquery()
+    memory = sa.select(domains.c.id, domains.c.model_id, domains.c.selects_model)
+    row = connection.execute(memory.where(of_model)).mappings().first()
+    if row is None:
+        return {}
+    connection.execute(domains.update().where(of_model).values(model_id=model_id))
+    before = dict(row)
+    return {str(before.pop("id")): before}
 
 
 def _forget(connection: sa.Connection, change: Change) -> None:
-    """Let a domain that remembers the model taken back remember what it had before, if that.
+    """Let domains that remember the model taken back remember what they had before it.
 
-    What a person let it remember stays: a roll back says nothing of that choice.
+    What a person let one remember since stays, for a roll back says nothing of that choice; but
+    that its frames turn the server to the very model taken back, no roll back leaves so.
     """
-    learnt = sa.select(models.c.domain_id).where(models.c.model_id == change.model_id)
-    of_domain = connection.execute(learnt).scalar()
+    if change.replaced is None:
+        return
+    line, remembered = _noted(connection, change)
     for domain_id in connection.scalars(
         sa.select(domains.c.id).where(domains.c.model_id == change.replaced)
     ).all():
-        chosen = chosen_model(connection, domain_id)
-        if chosen and chosen["model_id"] == change.replaced:
-            continue
-        before = chosen or {"model_id": None, "selects_model": False}
-        if of_domain == domain_id:
-            before = {"model_id": change.model_id}
+        before = chosen_since(connection, domain_id, line)
+        before = before or remembered.get(str(domain_id))
+        if before is None or before["model_id"] == change.replaced:
+            before = {"selects_model": False}
+        elif _is_gone(connection, before["model_id"]):
+            before = _NOTHING
         connection.execute(
             domains.update().where(domains.c.id == domain_id).values(**before)
         )
+
+
+def _noted(
+    connection: sa.Connection, change: Change
+) -> tuple[int, dict[str, dict[str, object]]]:
+    """Return the audit's line of the promotion taken back, and what domains remembered before."""
+    row = connection.execute(
+        sa.select(audit.c.id, audit.c.detail).where(
+            audit.c.action == _PROMOTE,
+            audit.c.subject == f"model {change.replaced}",
+            audit.c.detail["promotion"].as_integer() == change.undoes,
+        )
+    ).first()
+    return (row.id, row.detail.get("remembered", {})) if row else (0, {})
+
+
+def _is_gone(connection: sa.Connection, model_id: object) -> bool:
+    deleted = sa.select(models.c.model_id).where(
+        models.c.model_id == model_id, models.c.deleted_at.is_not(None)
+    )
+    return connection.execute(deleted).first() is not None
