@@ -15,8 +15,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 BEHIND = 5
-"""In nice values: a quarter of the time where something competes. Behind a queue that never
-empties, nice 19 would load no network in time."""
+"""In nice values: a quarter of the time beside one thread of nice 0, for Linux weighs them 335 to
+1024 (`sched_prio_to_weight` in kernel/sched/core.c). Behind a queue that never empties, nice 19
+would load no network in time."""
 
 
 def give_way() -> None:
@@ -46,6 +47,8 @@ def _goes_and_comes_back() -> bool:
 
 def come_forward(pid: int) -> None:
     """Let a process, all of its threads, rank with this one; if it cannot, the log says so."""
+    if not sys.platform.startswith("linux"):
+        return  # it never gave way
     ours = os.getpriority(os.PRIO_PROCESS, os.getpid())
     done: set[str] = set()
     try:

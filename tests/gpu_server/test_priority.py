@@ -79,6 +79,15 @@ def test_all_threads_of_a_process_come_forward_or_the_log_says_why_not(
         assert "stays behind" in caplog.text
 
 
+def test_nothing_is_asked_of_a_system_that_cannot_do_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delattr(os, "getpriority")
+    come_forward(os.getpid())
+    assert caplog.text == ""
+
+
 def test_a_process_that_has_ended_raises_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
