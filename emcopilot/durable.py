@@ -16,9 +16,11 @@ def give_name(part: Path, path: Path) -> None:
 
 def sync(path: Path) -> None:
     """Have a file's bytes, or a folder's names, on disk; Windows looks after names itself."""
-    if os.name != "posix" and path.is_dir():
+    is_posix = os.name == "posix"
+    if not is_posix and path.is_dir():
         return
-    handle = os.open(path, os.O_RDONLY)
+    # Windows syncs only what may be written; elsewhere a file to be read alone is synced, too.
+    handle = os.open(path, os.O_RDONLY if is_posix else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
