@@ -222,7 +222,8 @@ class DifferencesAnswer(Payload):
     unit: Unit
     models: list[SideFigures]
     frames: list[FrameDifference]
-    """All, or in a long session those in which the models differ most; totals are of all."""
+    """All, or in a long session each stretch's largest differences either way; totals are of
+    all."""
     common: int
     """Frames with a result of both."""
     psd_distance: float | None

@@ -36,8 +36,8 @@ def differences(
     Parameters
     ----------
     points : int
-        Tell no more frames one by one, at least 6: of a longer session, those in which the models
-        differ most. What is told in total is of every frame.
+        Tell no more frames one by one, at least 6: of a longer session, each stretch's largest
+        differences either way. What is told in total is of every frame.
     """
     pairs = _read_pairs(connection, models, session_id)
     unit = pairs.unit

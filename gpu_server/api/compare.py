@@ -94,7 +94,7 @@ def session_differences(
 ) -> DifferencesAnswer:
     """Set two models against each other over the frames that both have computed.
 
-    Of more than `points` frames those are told one by one in which the models differ most;
+    Of more than `points` frames each stretch's largest differences either way are told one by one;
     totals are of all of them.
     """
     with services.store.read() as connection:
