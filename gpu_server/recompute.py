@@ -127,7 +127,9 @@ class Recomputation:
                     .distinct()
                 )
             )
-            asked = {model for session, model in self._runs if session == session_id}
+            # A list first: the event loop's thread may start a run meanwhile.
+            runs = list(self._runs)
+            asked = {model for session, model in runs if session == session_id}
             return [
                 self._answer(
                     session_id, model_id, account(connection, session_id, model_id)
