@@ -24,6 +24,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from typing import TYPE_CHECKING, Any, Dict, cast  # noqa: UP035
 
 if TYPE_CHECKING:
@@ -298,9 +299,10 @@ class Client:
         A transfer that breaks leaves what was there before.
         """
         request = self._request(f"/models/{model_id}/export")
-        part, wait_s = f"{path}.part", 10 * self.timeout_s
+        # A name of its own: `path`.part may be somebody's file.
+        part, wait_s = f"{path}.{uuid.uuid4().hex}.part", 10 * self.timeout_s
         try:
-            with self._open(request, wait_s) as sent, open(part, "wb") as file:
+            with self._open(request, wait_s) as sent, open(part, "xb") as file:
                 size = self._receive(sent, file)
             os.replace(part, path)
         finally:

@@ -223,8 +223,11 @@ def test_a_model_whose_transfer_breaks_leaves_the_file_as_it_was(
 def test_a_model_replaces_the_file_of_its_name(tmp_path: Path) -> None:
     file = tmp_path / "model.zip"
     file.write_bytes(b"the model before")
+    other = tmp_path / "model.zip.part"
+    other.write_bytes(b"of somebody else")
     whole = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwork"
     with answering_once(whole) as (url, _):
         assert Client(url, "secret").export_model("a", str(file)) == 4
     assert file.read_bytes() == b"work"
-    assert list(tmp_path.iterdir()) == [file]
+    assert other.read_bytes() == b"of somebody else"
+    assert set(tmp_path.iterdir()) == {file, other}
