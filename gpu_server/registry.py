@@ -191,11 +191,21 @@ class Registry:
             return "it is live; promote another one first"
         if model.model_id == promotion_rows.model_to_return_to(connection):
             return "a roll back would need it; promote another one first"
+        return self._job_that_needs(connection, model)
+
+    def _job_that_needs(
+        self, connection: sa.Connection, model: StoredModel
+    ) -> str | None:
         learning = sa.select(jobs.c.id).where(
             jobs.c.start_model == model.model_id, jobs.c.state.in_(OPEN_JOB_STATES)
         )
         if (job := connection.execute(learning.limit(1)).scalar()) is not None:
             return f"job {job} starts from it; wait for the job, or cancel it"
+        making = sa.select(jobs.c.id).where(
+            jobs.c.id == model.job_id, jobs.c.state.in_(OPEN_JOB_STATES)
+        )
+        if (job := connection.execute(making.limit(1)).scalar()) is not None:
+            return f"job {job} made it and has not ended; wait for the job"
         offered = sa.select(jobs.c.id).where(
             jobs.c.candidate == model.model_id, jobs.c.state == AWAITING_OPERATOR
         )

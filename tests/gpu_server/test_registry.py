@@ -171,6 +171,27 @@ def test_a_model_that_an_open_job_starts_from_cannot_be_deleted(
     registry.delete("a", "root")
 
 
+def test_a_candidate_cannot_be_deleted_before_its_job_says_that_it_is_one(
+    registry: Registry, papers
+) -> None:
+    registry.add(papers["a"], "imported", "ada")
+    registry.add(papers["b"], "adapted", "ada", job_id=1)
+    with registry.database.write() as connection:
+        where = {"name": "BF", "created_at": 1.0, "seen_at": 1.0, "features": "f"}
+        connection.execute(domains.insert().values(**where, look=b""))
+        job = {"domain_id": 1, "preset": "quick", "frame_count": 9, "who": "ada"}
+        connection.execute(
+            jobs.insert().values(
+                **job, state="evaluate", start_model="a", queued_at=1.0
+            )
+        )
+    with pytest.raises(InUseError, match="job 1 made it"):
+        registry.delete("b", "root")
+    with registry.database.write() as connection:
+        connection.execute(jobs.update().values(state="failed"))
+    registry.delete("b", "root")
+
+
 def test_a_deleted_model_comes_back_when_it_is_added_again(
     registry: Registry, papers
 ) -> None:
@@ -250,11 +271,18 @@ def test_a_roll_back_makes_a_domain_remember_what_it_had_before(learnt) -> None:
     assert remembered(learnt) == (None, False)
 
 
-def test_what_the_operator_let_a_domain_remember_stays_in_a_roll_back(learnt) -> None:
-    choose(learnt, "b", selects=True)
+@pytest.mark.parametrize("is_before", [True, False])
+def test_what_the_operator_chose_stays_in_a_roll_back_but_is_not_turned_to(
+    learnt, is_before: bool
+) -> None:
+    if is_before:
+        choose(learnt, "b", selects=True)
     go_live(learnt, "b")
+    if not is_before:
+        choose(learnt, "b", selects=True)
     undo(learnt)
-    assert remembered(learnt) == ("b", True)
+    # A model that a person rolled back must not turn the server to itself again.
+    assert remembered(learnt) == ("b", False)
 
 
 def test_the_operators_choice_that_a_promotion_replaced_comes_back(learnt) -> None:
@@ -265,6 +293,30 @@ def test_the_operators_choice_that_a_promotion_replaced_comes_back(learnt) -> No
     assert remembered(learnt) == ("a", True)
     choose(learnt, None, selects=False)
     go_live(learnt, "b")
+    undo(learnt)
+    assert remembered(learnt) == (None, False)
+
+
+def test_a_choice_between_two_models_that_learnt_a_domain_comes_back(learnt) -> None:
+    go_live(learnt, "b")
+    choose(learnt, "a", selects=True)
+    go_live(learnt, "c")
+    assert remembered(learnt) == ("c", True)
+    undo(learnt)
+    assert remembered(learnt) == ("a", True)
+
+
+def test_a_choice_after_a_promotion_is_not_undone_with_it(learnt) -> None:
+    go_live(learnt, "b")
+    choose(learnt, "c", selects=True)
+    undo(learnt)
+    assert remembered(learnt) == ("c", True)
+
+
+def test_a_roll_back_brings_no_deleted_model_to_a_domain(learnt) -> None:
+    choose(learnt, "c", selects=True)
+    go_live(learnt, "b")
+    learnt.delete("c", "root")
     undo(learnt)
     assert remembered(learnt) == (None, False)
 
