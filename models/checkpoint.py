@@ -237,32 +237,42 @@ def load_state(directory: Path) -> dict[str, object] | None:
     path = directory / STATE_FILE
     if not path.is_file():
         return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        if _is_whole_archive(path):
-            raise ModelError(
-                f"the state of training in {path} cannot be loaded: {error!r:.90}; free some "
-                "memory and start again, or remove the file to begin this training anew"
-            ) from error
+    # First: torch checks no sums, and would go on from damaged weights without a word.
+    if damage := _damage(path):
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         log.warning(
-            "state of training damaged path=%s reason=%.90r: this training begins anew, the file "
+            "state of training damaged path=%s reason=%.90s: this training begins anew, the file "
             "is kept as %s",
             path,
-            error,
+            damage,
             aside.name,
         )
         return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        *(OSError, EOFError, RuntimeError, ValueError),
+        pickle.UnpicklingError,
+    ) as error:
+        raise ModelError(
+            f"the state of training in {path} cannot be loaded: {error!r:.90}; free some "
+            "memory and start again, or remove the file to begin this training anew"
+        ) from error
 
 
-def _is_whole_archive(path: Path) -> bool:
+def _damage(path: Path) -> str | None:
+    """Return what is wrong with an archive's bytes; None: it is whole."""
     try:
         with ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, EOFError, BadZipFile, zlib.error):
-        return False
+            torn = archive.testzip()
+    except (
+        *(OSError, EOFError, BadZipFile, zlib.error),
+        # What single bytes in its lists make of them: methods, flags and places that are not.
+        *(NotImplementedError, RuntimeError, ValueError),
+    ) as error:
+        return repr(error)
+    return f"the sum of {torn} is another" if torn else None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -188,6 +188,28 @@ def test_a_damaged_state_is_set_aside_and_said_to_be(
     assert path.with_suffix(".damaged").read_bytes() == torn
 
 
+@pytest.mark.parametrize(
+    ("mark", "offset", "byte"),
+    [
+        (b"PK\x01\x02", 10, 99),  # a way to pack that there is not
+        (b"PK\x01\x02", 8, 1),  # encrypted
+        (b"PK\x01\x02", 46, 0xFF),  # a name of no known letters
+        (b"stepq", 0, 0xFF),
+        (b"\x00\x00\x80?", 3, 0x40),  # a weight of 1 becomes 4
+    ],
+)
+def test_a_state_with_a_damaged_byte_is_set_aside(
+    tmp_path: Path, mark: bytes, offset: int, byte: int
+) -> None:
+    checkpoint.save_state(tmp_path, {"step": 3, "weights": torch.ones(100)})
+    path = tmp_path / checkpoint.STATE_FILE
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(mark) + offset] = byte
+    path.write_bytes(damaged)
+    assert checkpoint.load_state(tmp_path) is None
+    assert path.with_suffix(".damaged").read_bytes() == damaged
+
+
 def test_a_whole_state_that_memory_does_not_hold_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
