@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from emcopilot.errors import ConfigError
 from gpu_server.database import Database
 from gpu_server.events import note
+from gpu_server.promotion_rows import SERVER, SETTINGS
 from gpu_server.tables import SCOPES, login_codes, tokens, web_sessions
 
 PREFIX = "emct_"
@@ -22,6 +24,8 @@ PREFIX = "emct_"
 
 BROWSER_SESSION_S = 7 * 24 * 3600.0
 LOGIN_CODE_S = 600.0
+_RESERVED = (SERVER, SETTINGS)
+"""What such a token did would be taken for the server's own doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,13 @@ class Tokens:
     def create(
         self, name: str, scope: str, *, lifetime_s: float | None = None, who: str
     ) -> str:
-        """Make a token and return its secret, which cannot be shown again."""
+        """Make a token and return its secret, which cannot be shown again.
+
+        Raises
+        ------
+        ConfigError
+            If the server signs with that name itself.
+        """
         secret = PREFIX + secrets.token_urlsafe(32)
         with self._database.write() as connection:
             self._insert(
@@ -200,6 +210,11 @@ class Tokens:
         lifetime_s: float | None = None,
         who: str,
     ) -> int:
+        if name.strip() in _RESERVED:
+            raise ConfigError(
+                f"a token cannot be named {name.strip()!r}: the server signs with that name "
+                "itself; name it for a person or a program"
+            )
         now = self._wall()
         token_id = connection.execute(
             tokens.insert()

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from emcopilot.errors import ConfigError
+from emcopilot.messages import Problem
 from emcopilot.review_messages import NewUser, UserAnswer, UserRequest
 from gpu_server.api.problems import PROBLEM_RESPONSES, ProblemError
 from gpu_server.api.results import Id
@@ -38,7 +40,11 @@ async def create(services: ServicesDep, who: Admin, request: UserRequest) -> New
         row = next(row for row in tokens.rows() if made and row.id == made.token_id)
         return secret, row
 
-    secret, row = await asyncio.to_thread(make)
+    try:
+        secret, row = await asyncio.to_thread(make)
+    except ConfigError as error:
+        problem = Problem(title="Impossible name", status=422, detail=str(error))
+        raise ProblemError(problem) from error
     return NewUser(**_answer(row).model_dump(), token=secret)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from nicegui import ui
 
+from emcopilot.errors import ConfigError
 from gpu_server.page.panels import box, text, tool
 from gpu_server.page.wording import ago
 from gpu_server.tables import SCOPES
@@ -76,7 +77,11 @@ class UsersDialog:
                 name, str(self._scope.value), lifetime_s=lifetime_s, who=self._who.name
             )
 
-        secret = await asyncio.to_thread(create)
+        try:
+            secret = await asyncio.to_thread(create)
+        except ConfigError as error:
+            ui.notify(str(error), type="warning")
+            return
         self._name.set_value("")
         self._secret.set_text(secret)
         ui.notify("copy the token now: it cannot be shown again")

@@ -36,7 +36,8 @@ def test_ones_own_token_stays(admin) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{}, {"name": ""}, {"name": "a\nb"}, {"name": "a", "scope": "god"},
-     {"name": "a", "days": 0}, {"name": "a", "day": 3}],
+     {"name": "a", "days": 0}, {"name": "a", "day": 3},
+     {"name": "server"}, {"name": "settings "}],
 )  # fmt: skip
 def test_impossible_tokens_are_refused(admin, wrong: dict) -> None:
     assert admin.post("/api/v1/users", json=wrong).status_code == 422
