@@ -5,13 +5,15 @@
            /job.toml        settings, with places relative to this folder; written last
            /out             what the job makes: `models.job_folder` owns it
 
-What is there is not made again: frames that the reservoir drops meanwhile stay the job's.
+What is there is not made again: frames that the reservoir drops meanwhile stay the job's. A
+`job.toml` that is none is kept as `job.damaged`.
 """
 
 import asyncio
 import json
 import logging
 import shutil
+import tomllib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +22,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from emcopilot.config import read_toml
 from emcopilot.durable import give_name
-from emcopilot.errors import AdaptationError, ConfigError, DecodeError
+from emcopilot.errors import AdaptationError, DecodeError, ModelError
 from gpu_server.domains import ReservoirFrame
 from gpu_server.job_rows import Job
+from gpu_server.model_files import checked_card
 from gpu_server.sandbox import Decoder
 from gpu_server.trainer import JOB_FILE, OUT
 
@@ -42,6 +44,8 @@ STATE_BYTES = {
 replaced whole (24 to 1,252 MB counted from parameters, for fp32 weights and two moments), or
 NPsSegNet's, 18 times its 52 MB; and the sets of frames."""
 _MODEL_FILES = ("card.json", "model.safetensors", "seen.safetensors", "replay.npz")
+_BEGUN = "job.json"
+"""In `out`: which models the job began with, by `models.job_folder`."""
 _LONGEST_NAME = 200
 _MODELS_KEPT = 3
 """Start, live and candidate."""
@@ -90,7 +94,7 @@ async def lay_out(
     Raises
     ------
     AdaptationError
-        If too few frames can be read, or the disk does not take them.
+        If too few frames can be read, or the disk does not take them, or give `job.toml`.
     """
     if _is_laid_out(folder):
         return
@@ -105,7 +109,7 @@ async def lay_out(
             overrides,
             device=device,
             domain=found.domain,
-            has_live=found.live is not None,
+            has_live=(folder / LIVE).is_dir(),
         )
         await asyncio.to_thread(_replace, folder / JOB_FILE, text.encode())
     except OSError as error:
@@ -115,16 +119,28 @@ async def lay_out(
 
 
 def _is_laid_out(folder: Path) -> bool:
+    """Say whether the job's file is there; one that is none is set aside."""
     path = folder / JOB_FILE
-    if not path.exists():
-        return False
     try:
-        if "frames" in read_toml(path):
+        if "frames" in tomllib.loads(path.read_bytes().decode()):
             return True
         why = "it names no frames"
-    except ConfigError as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise AdaptationError(
+            f"cannot read {path}: {error.strerror or error}; see to the disk and resume the job"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         why = str(error)
-    log.warning("job file damaged path=%s reason=%s: it is written anew", path, why)
+    aside = path.with_suffix(".damaged")
+    path.replace(aside)
+    log.warning(
+        "job file damaged path=%s reason=%s: it is written anew, the old one is kept as %s",
+        path,
+        why,
+        aside.name,
+    )
     return False
 
 
@@ -238,6 +254,8 @@ def _write_tiff(path: Path, pixels: NDArray[np.generic]) -> None:
 
 
 def _copy_models(folder: Path, places: Places) -> None:
+    if _has_begun_with_its_models(folder):
+        return  # the live model may be another by now: then it would be another job
     for source, name in ((places.start, START), (places.live, LIVE)):
         # Anew: what a kill left here may be of the model that was live then.
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -249,6 +267,21 @@ def _copy_models(folder: Path, places: Places) -> None:
                 part = folder / name / f"{file}.part"
                 shutil.copyfile(source / file, part)
                 give_name(part, folder / name / file)
+
+
+def _has_begun_with_its_models(folder: Path) -> bool:
+    if not (folder / OUT / _BEGUN).exists():
+        return False
+    is_live_whole = not (folder / LIVE).exists() or _is_whole(folder / LIVE)
+    return _is_whole(folder / START) and is_live_whole
+
+
+def _is_whole(model: Path) -> bool:
+    try:
+        checked_card(model)
+    except ModelError:
+        return False
+    return True
 
 
 def _replace(path: Path, content: bytes) -> None:

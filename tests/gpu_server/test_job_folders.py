@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -91,8 +92,38 @@ def test_a_job_file_that_a_power_cut_tore_is_written_anew(
     again = Decoder()
     laid_out(job_lab, job, folder, again)
     assert (folder / "job.toml").read_bytes() == whole
+    assert (folder / "job.damaged").read_bytes() == torn
     assert again.asked == 0  # the frames are there
     assert f"job file damaged path={folder / 'job.toml'}" in caplog.text
+
+
+def test_a_job_file_that_the_disk_does_not_give_is_not_written_anew(
+    job_lab, tmp_path: Path
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    (folder / "job.toml").mkdir(parents=True)
+    with pytest.raises(
+        AdaptationError, match=r"cannot read .*job\.toml: Is a directory"
+    ):
+        laid_out(job_lab, job, folder, Decoder())
+    assert (folder / "job.toml").is_dir()
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+def test_a_job_that_has_begun_keeps_its_models(
+    job_lab, papers, tmp_path: Path, has_begun: bool
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    laid_out(job_lab, job, folder, Decoder())
+    shutil.copytree(papers["b"], folder / "live")  # it was live when the job began
+    (folder / "job.toml").write_text("preset = quick")
+    if has_begun:
+        (folder / "out").mkdir()
+        (folder / "out" / "job.json").write_text("{}")
+    laid_out(job_lab, job, folder, Decoder())
+    assert (folder / "live").exists() == has_begun
+    said = tomllib.loads((folder / "job.toml").read_text())
+    assert said.get("incumbent") == ("live" if has_begun else None)
 
 
 def test_all_that_a_job_file_names_is_on_disk_before_it_is(
