@@ -74,35 +74,50 @@ class ModelsDialog:
     async def open(self) -> None:
         """Show what there is."""
         self._say(_HINT if self._deeds.may_change else "")
-        await self._show()
+        await self._list_and_open()
 
     async def follow(self, learning: Learning) -> None:
         """List them anew if another one became live while they are shown."""
-        if self._dialog.value and learning.live != self._live:
-            await self._show()
+        if learning.live != self._live:
+            await self._list_if_open()
 
     async def take_news(self, news: ArchiveNews) -> None:
-        """Say how far the import of an archive is."""
+        """Say how far the import of an archive is; who shut the window meanwhile has it shut."""
+        is_first = not (news.refused or news.model_id)
         if news.refused:
             self._say(f"{news.name} was not taken: {news.refused}", is_bad=True)
         elif news.model_id:
             self._say(f"{news.name} is here as {news.model_id}")
         else:
             self._say(f"{news.name} is on its way; it is taken once it passes its test")
-        await self._show()
+        if is_first:
+            await self._list_and_open()
+        elif self._dialog.value:
+            await self._list()
+        else:
+            ui.notify(self._news.text)
 
-    async def _show(self) -> None:
+    async def _list_and_open(self) -> None:
+        if await self._list():
+            self._dialog.open()
+
+    async def _list_if_open(self) -> None:
+        if self._dialog.value:
+            await self._list()
+
+    async def _list(self) -> bool:
+        """Fill the rows; say whether they could be read."""
         try:
             found = await asyncio.to_thread(self._read)
         except EMcopilotError as error:
             ui.notify(str(error), type="warning")
-            return
+            return False
         self._live = next((row.model.model_id for row in found if row.is_live), None)
         self._rows.clear()
         with self._rows:
             for row in found:
                 self._row(row)
-        self._dialog.open()
+        return True
 
     def _read(self) -> list[ListedModel]:
         registry = _desk(self._services()).registry
@@ -148,7 +163,7 @@ class ModelsDialog:
 
     async def _do_delete(self, model_id: str) -> None:
         await self._deeds.delete(model_id)
-        await self._show()
+        await self._list_if_open()
 
     def _say(self, what: str, *, is_bad: bool = False) -> None:
         self._news.set_text(what)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, Locator, Route, expect
 from visit import HOSTILE, PATIENCE_MS, PageServer, Visit
 
 from gpu_server import tables
@@ -175,6 +175,26 @@ def test_a_dropped_archive_opens_the_window(visit: Visit, archive: bytes) -> Non
     drop(visit, "[data-part=models]", "again.ZIP", archive)
     expect(visit.part("models")).to_be_visible(timeout=PATIENCE_MS)
     visit.says("models-news", f"again.ZIP is here as {ADAPTED}")
+
+
+def test_a_window_that_was_shut_while_an_archive_was_on_its_way_stays_shut(
+    visit: Visit, archive: bytes
+) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    visit.page.route("**/models/import", hold)
+    drop(visit, "[data-part=models]", "late.zip", archive)
+    visit.says("models-news", "late.zip is on its way")
+    visit.press("Escape")
+    expect(visit.part("models")).to_be_hidden()
+    held.pop().continue_()
+    visit.page.unroute("**/models/import")
+    note = visit.page.get_by_text(f"late.zip is here as {ADAPTED}")
+    expect(note.locator("visible=true").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(visit.part("models")).to_be_hidden()
 
 
 def test_every_scope_sees_what_it_may_do(site: Site, browser: Browser) -> None:
