@@ -31,7 +31,7 @@ from models.adapt_settings import AdaptSettings, chosen_job
 from models.augmentation import Source
 from models.classical_cut import choose_way, cut
 from models.curves import read_record
-from models.datasets import LabelledFrame, label
+from models.datasets import LabelledFrame
 from models.frame_sets import load_frames
 from models.significance import paired_test
 from models.train_segmenter import train
@@ -89,9 +89,7 @@ def labels_for(
             LabelledFrame(f.name, f.pixels, cut(p, way).mask)
             for f, p in zip(frames, pixels, strict=True)
         ]
-    frames = load_frames(round_folder / f"{stage}.npz")
-    # As the 2nd generation is: whole frames, as the network will meet them.
-    return [label(f.name, f.pixels, f.mask) for f in frames]
+    return load_frames(round_folder / f"{stage}.npz")
 
 
 def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:

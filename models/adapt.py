@@ -100,6 +100,7 @@ def one_round(
     features = features_for(job)
     network, card = checkpoint.load(model)
     statistics = MaskStatistics.of(frame.mask for frame in domain.frames)
+    crowded = round(min(job.crowded, domain.missed) * job.synthetic)
     _begin(watch, "pix2pix", directory / "pix2pix", job.pix2pix.steps)
     painter = train_pix2pix(
         job.pix2pix,
@@ -116,7 +117,7 @@ def one_round(
             count=job.synthetic,
             side_px=job.side_px,
             seed=job.seed,
-            crowded=job.crowded_frames,
+            crowded=crowded,
         ),
     )
     show_sample(samples / f"{number}-2-first-generation.png", first)
@@ -124,7 +125,7 @@ def one_round(
     translator = train_cyclegan(
         job.cyclegan,
         # The crowded ones come last; real frames have none for the discriminators to compare.
-        first[: len(first) - job.crowded_frames],
+        first[: len(first) - crowded],
         domain.real,
         directory / "cyclegan",
         watch,

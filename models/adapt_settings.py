@@ -51,8 +51,8 @@ class AdaptSettings(Settings):
     synthetic: int = Field(default=200, ge=8)
     """Frames of the labelled synthetic set."""
     crowded: float = Field(default=0.15, ge=0, lt=0.5)
-    """Share of them that may hold many more particles than rough masks say: on crowded frames
-    their cuts fail first."""
+    """Share of them, at most, that may hold many more particles than rough masks say; never more
+    than the share of frames in which nothing was found, for on crowded ones cuts fail first."""
     side_px: int = Field(default=512, ge=96, multiple_of=32)
     """Of a synthetic frame."""
     most_lost: float = Field(default=0.05, ge=0, le=1)
@@ -66,11 +66,6 @@ class AdaptSettings(Settings):
     train: TrainSettings = TrainSettings()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(default=0, ge=0)
-
-    @property
-    def crowded_frames(self) -> int:
-        """How many of the synthetic set are crowded."""
-        return round(self.crowded * self.synthetic)
 
     def lasting(self) -> dict[str, object]:
         """Return what must not change when a job is resumed: all but places and device.

@@ -18,7 +18,7 @@ from models.domain_frames import FEWEST, read_domain
 from models.job_folder import kept
 from models.npssegnet import torch_run
 from models.predict import mean_leads
-from models.rough_mask import rough_masks
+from models.rough_mask import NOTHING_FOUND, rough_masks
 from models.synthesise import Cut, Frame
 from models.training import named_device
 
@@ -42,6 +42,12 @@ class Domain:
     why: str
     left_out: dict[str, str]
     """By name, why a frame is of no use."""
+
+    @property
+    def missed(self) -> float:
+        """Share of all frames in which nothing was found: empty ones, or too crowded for a cut."""
+        missed = sum(reason == NOTHING_FOUND for reason in self.left_out.values())
+        return missed / (len(self.frames) + len(self.left_out))
 
     @property
     def named_held_back(self) -> list[tuple[str, Frame]]:

@@ -28,6 +28,8 @@ Frame = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Maker = Literal["incumbent", "sam", "classical"]
 
+NOTHING_FOUND = "no particle found"
+"""Why a frame is left out that is neither blank nor saturated."""
 MOST_DOUBT = 0.5
 """Of the incumbent's doubtful share, in the middle of the frames with particles, for its masks to
 be taken: beyond, half as many pixels are doubted as are held for particles, no thin rim."""
@@ -222,7 +224,7 @@ def _leave_out(
     reasons: list[str | None] = []
     for problem, one in zip(problems, sharp, strict=True):
         if problem or one is None:
-            reasons.append(problem or "no particle found")
+            reasons.append(problem or NOTHING_FOUND)
             continue
         is_dull = one < _LEAST_SHARP * usual
         reasons.append(

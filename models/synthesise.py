@@ -105,8 +105,8 @@ def second_generation(
 ) -> list[LabelledFrame]:
     """Give the 1st generation the look of real frames, and leave out where masks became untrue.
 
-    What is returned is normalised as a camera's frames would be: where particles cover most of
-    one, its median is theirs and the background lies far above or below.
+    Where particles cover most of a frame it is normalised anew, as a camera's would be: its median
+    is theirs, and the background lies far above or below.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def second_generation(
     """
     shown = translate(translator, [frame.pixels.astype(np.float32) for frame in first])
     second = [
-        LabelledFrame(frame.name, normalise(pixels).astype(np.float16), frame.mask)
+        LabelledFrame(frame.name, _centred(pixels, frame.mask), frame.mask)
         for frame, pixels in zip(first, shown, strict=True)
     ]
     keep = fidelity(first, second, cut).is_kept(most_lost)
@@ -125,6 +125,11 @@ def second_generation(
             "frames; give more frames of the domain, or a lower residual_limit"
         )
     return [frame for frame, is_true in zip(second, keep, strict=True) if is_true]
+
+
+def _centred(pixels: Frame, mask: Mask) -> NDArray[np.float16]:
+    is_theirs = np.count_nonzero(mask) > mask.size / 2
+    return (normalise(pixels) if is_theirs else pixels).astype(np.float16)
 
 
 def fidelity(

@@ -61,7 +61,7 @@ def test_the_classical_cut_finds_particles_and_polarity_on_the_demo_scene(
 
 
 def test_a_crowded_frame_of_a_known_domain_is_cut_and_its_support_is_not() -> None:
-    # Dark particles of which so many are there that they cover three quarters, bright bands between.
+    # So many dark particles that they cover three quarters, bright bands between them.
     rng = np.random.default_rng(5)
     rows, columns = np.mgrid[:200, :200]
     is_gap = (rows % 50 < 6) | (columns % 50 < 6)

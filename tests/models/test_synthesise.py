@@ -5,9 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from models.datasets import LabelledFrame
+from models.domain import Domain
 from models.gan_networks import Generator
 from models.gan_settings import CYCLEGAN, PIX2PIX
 from models.mask_statistics import MaskStatistics
+from models.rough_mask import NOTHING_FOUND
 from models.synthesise import first_generation, second_generation
 
 SIDE_PX = 96
@@ -50,7 +52,7 @@ def test_crowded_frames_come_last_and_hold_more_than_the_domain(
     assert covered[12:].max() > 0.4
 
 
-def test_the_second_generation_is_normalised_as_a_camera_frame_would_be() -> None:
+def test_a_frame_that_is_mostly_particle_is_normalised_as_a_camera_would() -> None:
     mask = np.ones((SIDE_PX, SIDE_PX), np.bool_)
     mask[::8] = False
     grain = np.random.default_rng(0).normal(0, 0.1, mask.shape)
@@ -64,3 +66,22 @@ def test_the_second_generation_is_normalised_as_a_camera_frame_would_be() -> Non
         assert (frame.mask == mask).all()
         assert np.median(frame.pixels) == pytest.approx(0.0, abs=0.01)
         assert frame.pixels[~mask].mean() > 4
+
+
+def test_only_frames_in_which_nothing_was_found_speak_for_crowded_ones() -> None:
+    empty = LabelledFrame("seen", np.zeros((8, 8), np.float16), np.zeros((8, 8), bool))
+    domain = Domain(
+        frames=[empty] * 6,
+        painted=[],
+        held_back=[],
+        cut=lambda frame: frame > 0,
+        how="classical",
+        why="",
+        left_out={
+            "a": NOTHING_FOUND,
+            "b": NOTHING_FOUND,
+            "c": "blank",
+            "d": "defocused",
+        },
+    )
+    assert domain.missed == pytest.approx(0.2)
