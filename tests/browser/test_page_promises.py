@@ -195,6 +195,7 @@ def test_a_window_that_was_shut_while_an_archive_was_on_its_way_stays_shut(
     note = visit.page.get_by_text(f"late.zip is here as {ADAPTED}")
     expect(note.locator("visible=true").first).to_be_visible(timeout=PATIENCE_MS)
     expect(visit.part("models")).to_be_hidden()
+    open_models(visit)  # for the tests that follow
 
 
 def test_every_scope_sees_what_it_may_do(site: Site, browser: Browser) -> None:

@@ -96,7 +96,9 @@ def short_replay() -> Iterator[None]:
     """One frame of each mode: what a replay says is in test_replay.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay, "OF_A_MODE", 1)
+        replay.simulated.cache_clear()
         yield
+    replay.simulated.cache_clear()
 
 
 @pytest.fixture(scope="module")
