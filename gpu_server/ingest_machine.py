@@ -79,12 +79,24 @@ class _Peer:
         return Key(self.agent_id, self.hello.journal, *item)
 
 
+@dataclass(slots=True)
+class _Displaced:
+    """A connection whose journal another connection has said HELLO for since."""
+
+    since: float
+    was_reset: bool = False
+    """It spoke all the same and was asked who it is: it lives."""
+    has_living_rival: bool = False
+    """The other took the journal a second time, having been asked: that one lives too."""
+
+
 class IngestMachine:
     """Decides what the server takes, keeps and answers; owns no resource."""
 
     def __init__(self, settings: IngestSettings) -> None:
         self._settings = settings
         self._peers: dict[bytes, _Peer] = {}
+        self._displaced: dict[bytes, _Displaced] = {}
         self._parts: dict[Key, _Part] = {}
         self._ready: dict[Key, FileHeader] = {}
         self._committing: dict[Key, FileHeader] = {}
@@ -136,7 +148,7 @@ class IngestMachine:
             return self._welcome(event, event.agent_id, event.message, now)
         peer = self._peers.get(event.peer)
         if peer is None:
-            return [Send(event.peer, wire.Reset())]
+            return [Send(event.peer, self._word_to_a_stranger(event.peer))]
         peer.heard_at = now
         match event.message:
             case wire.Offer(files=files):
@@ -155,9 +167,14 @@ class IngestMachine:
         self, event: Heard, agent_id: int, hello: wire.Hello, now: float
     ) -> list[Action]:
         journal = (agent_id, hello.journal)
+        was = self._displaced.pop(event.peer, None)
         for peer_id, peer in list(self._peers.items()):
-            if (peer.agent_id, peer.hello.journal) == journal:
-                del self._peers[peer_id]  # its old connection is a dead one
+            if (peer.agent_id, peer.hello.journal) != journal:
+                continue
+            del self._peers[peer_id]  # its old connection is a dead one, most likely
+            if peer_id != event.peer:
+                came_back = was is not None and was.was_reset
+                self._displaced[peer_id] = _Displaced(now, has_living_rival=came_back)
         for key, part in self._parts.items():
             if key[:2] == journal:
                 part.upto = part.have
@@ -169,6 +186,22 @@ class IngestMachine:
             RecordReport(agent_id, hello, hello.report),
             Send(event.peer, welcome),
         ]
+
+    def _word_to_a_stranger(self, peer_id: bytes) -> wire.Reset | wire.Refused:
+        """Ask who speaks; part two computers that take one journal from each other.
+
+        A connection that was cut leaves messages behind, and they may come after the HELLO of the
+        next one. Only a living agent answers RESET: two that both do would go on for ever, each
+        making the other begin anew.
+        """
+        displaced = self._displaced.get(peer_id)
+        if displaced is None:
+            return wire.Reset()
+        if displaced.has_living_rival:
+            del self._displaced[peer_id]
+            return _JOURNAL_SHARED
+        displaced.was_reset = True
+        return wire.Reset()
 
     def _offered(
         self,
@@ -397,6 +430,9 @@ class IngestMachine:
         for peer_id, peer in list(self._peers.items()):
             if now - peer.heard_at > PEER_FORGOTTEN_S:
                 del self._peers[peer_id]
+        for peer_id, displaced in list(self._displaced.items()):
+            if now - displaced.since > PEER_FORGOTTEN_S:
+                del self._displaced[peer_id]
         wanted = {key for peer in self._peers.values() for key in peer.wanted}
         stale = [
             key
@@ -433,4 +469,9 @@ class IngestMachine:
 _KEY_UNKNOWN = wire.Refused(
     code="key_unknown",
     reason="the server does not know this agent's key, or has revoked it; enrol again",
+)
+_JOURNAL_SHARED = wire.Refused(
+    code="journal_reused",
+    reason="another computer sends with this agent's key and journal: the journal was copied, and "
+    "needs a new id; enrol that computer by itself",
 )

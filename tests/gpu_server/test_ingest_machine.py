@@ -1,0 +1,76 @@
+"""What the server says to connections that claim the same journal."""
+
+from uuid import uuid4
+
+from emcopilot import wire
+from gpu_server.config import IngestSettings
+from gpu_server.ingest_events import Heard, Send, Tick
+from gpu_server.ingest_machine import PEER_FORGOTTEN_S, IngestMachine
+
+KEY = "k" * 40
+PING = wire.Ping(report=wire.Report())
+ONE, OTHER = b"one", b"other"
+
+
+class Server:
+    """An ingest machine that one agent's key, or copies of it, talk to."""
+
+    def __init__(self) -> None:
+        self.machine = IngestMachine(IngestSettings(disk_reserve_bytes=1))
+        self.journal = str(uuid4())
+        self.now = 1000.0
+
+    def hello(self, peer: bytes) -> wire.Message:
+        return self.told(
+            peer, wire.Hello(journal=self.journal, host="scope", agent_version="0")
+        )
+
+    def told(self, peer: bytes, message: wire.Message) -> wire.Message:
+        """Return what the server answers a peer."""
+        heard = Heard(peer, KEY, 1, message, memoryview(b""), frozenset())
+        actions = self.machine.step(heard, self.now)
+        (answer,) = [action for action in actions if isinstance(action, Send)]
+        assert answer.peer == peer
+        return answer.message
+
+
+def test_two_computers_that_take_a_journal_from_each_other_are_parted() -> None:
+    server = Server()
+    for peer in (ONE, OTHER):
+        assert isinstance(server.hello(peer), wire.Welcome)
+    # Each is made to begin anew by the other, before a commit could tell their files apart.
+    assert isinstance(server.told(ONE, PING), wire.Reset)
+    assert isinstance(server.hello(ONE), wire.Welcome)
+    refused = server.told(OTHER, PING)
+    assert isinstance(refused, wire.Refused)
+    assert refused.code == "journal_reused"
+    assert isinstance(server.told(ONE, PING), wire.Pong)
+
+
+def test_what_a_cut_connection_left_behind_costs_no_journal() -> None:
+    server = Server()
+    server.hello(ONE)
+    server.hello(OTHER)  # the same agent, on its next connection
+    server.hello(ONE)  # was still under way
+    assert isinstance(server.told(OTHER, PING), wire.Reset)
+    assert isinstance(server.hello(OTHER), wire.Welcome)
+    assert isinstance(server.told(OTHER, PING), wire.Pong)
+
+
+def test_saying_hello_twice_on_one_connection_is_no_rivalry() -> None:
+    server = Server()
+    for _ in range(3):
+        assert isinstance(server.hello(ONE), wire.Welcome)
+    assert isinstance(server.told(ONE, PING), wire.Pong)
+
+
+def test_a_displaced_connection_is_forgotten_in_time() -> None:
+    server = Server()
+    server.hello(ONE)
+    server.hello(OTHER)
+    server.told(ONE, PING)
+    server.now += PEER_FORGOTTEN_S + 1
+    server.machine.step(Tick(free_bytes=2**40), server.now)
+    server.hello(OTHER)
+    server.hello(ONE)  # long after: a backup that was put back, perhaps
+    assert isinstance(server.told(OTHER, PING), wire.Reset)
