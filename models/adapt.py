@@ -214,8 +214,15 @@ def features_for(job: AdaptSettings) -> Features:
 
 def sources(job: AdaptSettings, second: Sequence[LabelledFrame]) -> list[Source]:
     """Return what NPsSegNet learns from: the synthetic set, and some of everything it knew."""
-    # Never inverted: one domain has one polarity.
-    ours = Source(second, share=1 - job.rehearsal, scale=(0.7, 1.4), invert=0.0)
+    # Never inverted: one domain has one polarity. Its edges are as rough as those that pix2pix
+    # learnt from; simulated ones are exact, and where there are any they set the model's.
+    ours = Source(
+        second,
+        has_true_edges=not job.rehearsal,
+        share=1 - job.rehearsal,
+        scale=(0.7, 1.4),
+        invert=0.0,
+    )
     if not job.rehearsal:
         return [ours]
     known = [_simulated(job.seed, number) for number in range(REHEARSED)]
