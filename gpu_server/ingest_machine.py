@@ -80,14 +80,22 @@ class _Peer:
 
 
 @dataclass(slots=True)
-class _Displaced:
-    """A connection whose journal another connection has said HELLO for since."""
+class _Rival:
+    """A connection whose journal another one said HELLO for; it may have taken it back since.
 
-    since: float
-    was_reset: bool = False
-    """It spoke all the same and was asked who it is: it lives."""
-    has_living_rival: bool = False
-    """The other took the journal a second time, having been asked: that one lives too."""
+    A connection that was cut leaves messages behind, which may come after the HELLO of the next
+    one, HELLOs among them. Only a living agent goes on after the WELCOME that it was answered.
+    """
+
+    journal: tuple[int, str]
+    """Agent and journal."""
+    seen_at: float
+    was_asked: bool = False
+    """It spoke without holding the journal, and was sent RESET."""
+    returned: bool = False
+    """It said HELLO after that."""
+    lives: bool = False
+    """And then something else: it was welcomed."""
 
 
 class IngestMachine:
@@ -96,7 +104,7 @@ class IngestMachine:
     def __init__(self, settings: IngestSettings) -> None:
         self._settings = settings
         self._peers: dict[bytes, _Peer] = {}
-        self._displaced: dict[bytes, _Displaced] = {}
+        self._rivals: dict[bytes, _Rival] = {}
         self._parts: dict[Key, _Part] = {}
         self._ready: dict[Key, FileHeader] = {}
         self._committing: dict[Key, FileHeader] = {}
@@ -146,9 +154,10 @@ class IngestMachine:
             return [Send(event.peer, _KEY_UNKNOWN)]
         if isinstance(event.message, wire.Hello):
             return self._welcome(event, event.agent_id, event.message, now)
+        self._note_life(event.peer, now)
         peer = self._peers.get(event.peer)
         if peer is None:
-            return [Send(event.peer, self._word_to_a_stranger(event.peer))]
+            return [Send(event.peer, self._ask_or_part(event.peer))]
         peer.heard_at = now
         match event.message:
             case wire.Offer(files=files):
@@ -167,14 +176,14 @@ class IngestMachine:
         self, event: Heard, agent_id: int, hello: wire.Hello, now: float
     ) -> list[Action]:
         journal = (agent_id, hello.journal)
-        was = self._displaced.pop(event.peer, None)
+        self._note_return(event.peer, journal)
         for peer_id, peer in list(self._peers.items()):
             if (peer.agent_id, peer.hello.journal) != journal:
                 continue
             del self._peers[peer_id]  # its old connection is a dead one, most likely
             if peer_id != event.peer:
-                came_back = was is not None and was.was_reset
-                self._displaced[peer_id] = _Displaced(now, has_living_rival=came_back)
+                rival = self._rivals.setdefault(peer_id, _Rival(journal, now))
+                rival.seen_at = now
         for key, part in self._parts.items():
             if key[:2] == journal:
                 part.upto = part.have
@@ -187,20 +196,36 @@ class IngestMachine:
             Send(event.peer, welcome),
         ]
 
-    def _word_to_a_stranger(self, peer_id: bytes) -> wire.Reset | wire.Refused:
-        """Ask who speaks; part two computers that take one journal from each other.
+    def _note_return(self, peer_id: bytes, journal: tuple[int, str]) -> None:
+        rival = self._rivals.get(peer_id)
+        if rival is None:
+            return
+        if rival.journal != journal:
+            del self._rivals[peer_id]  # it gave way
+        elif rival.was_asked:
+            rival.returned = True
 
-        A connection that was cut leaves messages behind, and they may come after the HELLO of the
-        next one. Only a living agent answers RESET: two that both do would go on for ever, each
-        making the other begin anew.
+    def _note_life(self, peer_id: bytes, now: float) -> None:
+        rival = self._rivals.get(peer_id)
+        if rival is not None:
+            rival.seen_at = now
+            rival.lives = rival.returned
+
+    def _ask_or_part(self, peer_id: bytes) -> wire.Reset | wire.Refused:
+        """Ask a connection who it is, or part it from another computer with its journal.
+
+        Two that live would go on for ever, each making the other begin anew.
         """
-        displaced = self._displaced.get(peer_id)
-        if displaced is None:
+        ours = self._rivals.get(peer_id)
+        if ours is None:
             return wire.Reset()
-        if displaced.has_living_rival:
-            del self._displaced[peer_id]
+        if any(
+            rival.lives and rival.journal == ours.journal
+            for other, rival in self._rivals.items()
+            if other != peer_id
+        ):
             return _JOURNAL_SHARED
-        displaced.was_reset = True
+        ours.was_asked = True
         return wire.Reset()
 
     def _offered(
@@ -430,9 +455,9 @@ class IngestMachine:
         for peer_id, peer in list(self._peers.items()):
             if now - peer.heard_at > PEER_FORGOTTEN_S:
                 del self._peers[peer_id]
-        for peer_id, displaced in list(self._displaced.items()):
-            if now - displaced.since > PEER_FORGOTTEN_S:
-                del self._displaced[peer_id]
+        for peer_id, rival in list(self._rivals.items()):
+            if now - rival.seen_at > PEER_FORGOTTEN_S:
+                del self._rivals[peer_id]
         wanted = {key for peer in self._peers.values() for key in peer.wanted}
         stale = [
             key
@@ -472,6 +497,6 @@ _KEY_UNKNOWN = wire.Refused(
 )
 _JOURNAL_SHARED = wire.Refused(
     code="journal_reused",
-    reason="another computer sends with this agent's key and journal: the journal was copied, and "
-    "needs a new id; enrol that computer by itself",
+    reason="another computer sends with this agent's key and journal: one is a copy of the other; "
+    "the journal gets a new id here, and the copy should be enrolled by itself",
 )

@@ -129,6 +129,8 @@ class World:
                     self.cut()
                 case agent_side.Forget():
                     self.offered.clear()
+                case agent_side.Renew(reason):
+                    pytest.fail(f"this agent alone has its journal: {reason}")
                 case agent_side.Settle(outcome, items):
                     for item in items:
                         self.files[item].state = outcome
