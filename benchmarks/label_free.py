@@ -95,7 +95,8 @@ def labels_for(
 def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:
     if stage == "rehearsal":
         return sources(job, [])[1:]
-    return sources(job, labels_for(stage, job, ground))
+    labels = labels_for(stage, job, ground)
+    return sources(job, labels, has_true_edges=stage == "manual")
 
 
 def taught(stage: str, job: AdaptSettings, ground: Ground, out: Path) -> Path:

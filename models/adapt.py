@@ -212,16 +212,23 @@ def features_for(job: AdaptSettings) -> Features:
     return chosen
 
 
-def sources(job: AdaptSettings, second: Sequence[LabelledFrame]) -> list[Source]:
-    """Return what NPsSegNet learns from: the synthetic set, and some of everything it knew."""
-    # Never inverted: one domain has one polarity. Its edges are as rough as those that pix2pix
-    # learnt from; simulated ones are exact, and where there are any they set the model's.
+def sources(
+    job: AdaptSettings,
+    labelled: Sequence[LabelledFrame],
+    *,
+    has_true_edges: bool = False,
+) -> list[Source]:
+    """Return what NPsSegNet learns from: a domain's labelled frames, and some of all it knew.
+
+    Edges of the synthetic set are as rough as those that pix2pix learnt from. Simulated ones are
+    exact, and where there are any they set the model's.
+    """
     ours = Source(
-        second,
-        has_true_edges=not job.rehearsal,
+        labelled,
+        has_true_edges=has_true_edges or job.rehearsal == 0,
         share=1 - job.rehearsal,
         scale=(0.7, 1.4),
-        invert=0.0,
+        invert=0.0,  # one domain has one polarity
     )
     if not job.rehearsal:
         return [ours]

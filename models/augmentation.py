@@ -40,7 +40,8 @@ class Source:
     """Chance of exchanging bright and dark. At 0.5 nothing but shape tells a particle from the
     gap between two; lower, a source also teaches what its kind of micrograph looks like."""
     has_true_edges: bool = True
-    """Whether its masks are drawn well enough to centre the model's edges on them."""
+    """Whether its masks are drawn well enough, or are the best there are, to centre the model's
+    edges on them."""
 
 
 def draw_batch(

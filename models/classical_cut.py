@@ -5,7 +5,8 @@ where particles are few. It is the level along whose contour the frame is steepe
 contour is as steep as any other, round particles one is steeper. The outline is then moved from
 there to where particles end. Blur, background and polarity are chosen for all frames of a domain
 together, by what a person looks for: outlines that stand when blur and level change a little, a
-step in brightness across them, and particles that bulge and end where the background goes on.
+step in brightness across them, and particles that bulge and end where the background goes on; a
+frame of larger particles is then cut without subtracting one.
 """
 
 import math
@@ -43,12 +44,15 @@ sharp islands; one of clear particles 15 to 800."""
 _SOUND_WHEN_CROWDED = 20.0
 """For a cut that covers most of a frame. On real micrographs (EMPS, 40 of the training split) the
 support, cut for particles, had up to 11; two of five crowded frames had 44 and more."""
-_EDGE_LEVEL, _EDGE_REACH_PX = 0.35, 3
-"""Outlines lie at so much of the contrast, from the background on, and within so many px of the
-steepest contour. Particles thin out towards their edge and, blurred, are steepest inside it: cut
-there, areas were 4 to 6 % small on simulated frames and 5 % on real ones (EMPS, of the training
-split, where the cut found most of the particle). So they are right within 3.5 %; but plates with
-sharp edges, which thin out nowhere, come out 11 % large at 24 px instead of 5 %."""
+_EDGE_LEVEL = 0.35
+"""Outlines lie at so much of the contrast, from the background on. Particles thin out towards the
+edge and, blurred, are steepest inside it: cut there, areas were 4 to 8 % small on simulated frames
+and 5 % on real ones (EMPS, of the training split, where the cut found most of the particle). So
+they are right within 3.5 %; but plates with sharp edges, which thin out nowhere, come out 11 %
+large at 24 px instead of 5 %."""
+_EDGE_REACH_PX, _EDGE_REACH = 3, 0.1
+"""How far outlines move at most, in px and of a particle's diameter: small ones, blurred, are
+steepest at their edge or outside it."""
 _FRAMES_LOOKED_AT = 12
 _SIDE_LOOKED_AT_PX = 512
 
@@ -71,7 +75,7 @@ class Way:
             if self.background_px
             else "no background subtracted"
         )
-        return f"{tone} particles, blur {self.blur_px:g} px, {background}, steepest contour"
+        return f"{tone} particles, blur {self.blur_px:g} px, {background}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +146,30 @@ def cut(frame: Frame, way: Way) -> Cut:
     """Cut one normalised frame, float32 (H, W); what does not hold is no particle.
 
     Of particles larger than the rest of the domain's a subtracted background leaves nothing but
-    rims. A frame is therefore cut without one as well, and the sounder of the two is taken.
+    rims. A frame is therefore cut without one as well, and that is taken if it is sounder and
+    holds what the other found: else it is of another thing, of the support's edge perhaps.
     """
-    ways = dict.fromkeys((way, replace(way, background_px=None)))
-    tries = [one for either in ways for one in _tries(frame, either)]
-    tries.sort(key=lambda one: one.cut.soundness, reverse=True)
-    held = next((one for one in tries if one.holds), None)
-    if held is None:
-        surest = tries[0].cut
-        return replace(surest, mask=np.zeros_like(surest.mask))
-    return replace(
-        held.cut, mask=_out_to_the_edge(held.cut.mask, held.way, held.relief)
-    )
+    best = _best(_tries(frame, way))
+    if way.background_px:
+        whole = _best(_tries(frame, replace(way, background_px=None)))
+        is_sounder = whole.holds and whole.cut.soundness > best.cut.soundness
+        if is_sounder and (not best.holds or _lies_in(best.cut.mask, whole.cut.mask)):
+            best = whole
+    if not best.holds:
+        return replace(best.cut, mask=np.zeros_like(best.cut.mask))
+    mask = _out_to_the_edge(best.cut.mask, best.way, best.relief)
+    return replace(best.cut, mask=mask)
+
+
+def _best(tries: list[_Try]) -> _Try:
+    """Return the surest of those that hold, or of all."""
+    return max(tries, key=lambda one: (one.holds, one.cut.soundness))
+
+
+def _lies_in(small: Mask, large: Mask) -> bool:
+    """Say whether most of a mask lies in another, or at its edge."""
+    inside = int(np.count_nonzero(small & grown(large, _EDGE_REACH_PX)))
+    return 2 * inside >= int(np.count_nonzero(small))
 
 
 def _tries(frame: Frame, way: Way) -> list[_Try]:
@@ -170,14 +186,22 @@ def _cut_at_level(way: Way, relief: _Relief, blurred: _Relief) -> Cut:
 
 
 def _out_to_the_edge(mask: Mask, way: Way, relief: _Relief) -> Mask:
-    """Move the outlines from the steepest contour to where particles end."""
+    """Move the outlines from the steepest contour out to where particles end."""
     around, inside = _around(mask), _shrunk(mask, 1)
-    if not (around.any() and inside.any()):
+    reach_px = min(_EDGE_REACH_PX, int(_EDGE_REACH * _usual_diameter_px(mask)))
+    if not (around.any() and inside.any() and reach_px):
         return mask
     background = float(np.median(relief.height[around]))
     contrast = float(relief.height[inside].mean()) - background
     edge = _above(relief, way, background + _EDGE_LEVEL * contrast)
-    return edge & grown(mask, _EDGE_REACH_PX)
+    return mask | (edge & grown(mask, reach_px))
+
+
+def _usual_diameter_px(mask: Mask) -> float:
+    """Return the median equivalent diameter of a mask's components."""
+    components, _ = _components(mask)
+    areas = np.bincount(components.ravel())[1:]
+    return math.sqrt(4 * float(np.median(areas)) / math.pi) if areas.size else 0.0
 
 
 def _around(mask: Mask) -> Mask:
