@@ -17,8 +17,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/emcopilot demo $(if $(filter-out 0,$(FRAMES)),--frames $(FRAMES) --headless)
 
+# A worker a core; files stay whole, for they share what is slow to set up. One thread each: more
+# would only wait for one another.
 test: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: setup
 	$(BIN)/pytest -m slow --timeout 3600
