@@ -57,7 +57,7 @@ class AdaptSettings(Settings):
     """Of a synthetic frame."""
     most_lost: float = Field(default=0.05, ge=0, le=1)
     """Overlap with its mask that a frame may lose in translation; with more it is left out."""
-    rehearsal: float = Field(default=0.35, ge=0, lt=1)
+    rehearsal: float = Field(default=0.5, ge=0, lt=1)
     """Share of training tiles that show simulated frames of any kind, against forgetting."""
     rounds: int = Field(default=1, ge=1, le=5)
     """Each makes its rough masks with the model of the one before."""
