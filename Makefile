@@ -17,7 +17,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/emcopilot demo $(if $(filter-out 0,$(FRAMES)),--frames $(FRAMES) --headless)
 
-# A worker a core; files stay whole, for they share what is slow to set up. One thread each: more
+# A worker a core, up to four; files stay whole, for they share what is slow to set up. One thread each: more
 # would only wait for one another.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile

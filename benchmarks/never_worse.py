@@ -4,8 +4,8 @@
         [--json FILE]
 
 Each domain is one specimen under one microscope, drawn at random on supports that no training
-draws; 20 fields of view are learnt from, without their masks, and 8 others judge. `--brief` spends
-a quarter of preset `quick` on each: candidates are then worse, and the verdict's work is harder.
+draws; 20 fields of view are learnt from, without their masks, and 8 others judge. `--brief` takes
+a third of preset `quick`'s steps: candidates are then worse, and the verdict's work is harder.
 """
 
 import argparse

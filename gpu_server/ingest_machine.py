@@ -199,6 +199,10 @@ class IngestMachine:
     def _note_return(self, peer_id: bytes, journal: tuple[int, str]) -> None:
         rival = self._rivals.get(peer_id)
         if rival is None:
+            # A new connection: the others may have said what they said before they were cut.
+            for other in self._rivals.values():
+                if other.journal == journal:
+                    other.was_asked = other.returned = other.lives = False
             return
         if rival.journal != journal:
             del self._rivals[peer_id]  # it gave way

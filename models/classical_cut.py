@@ -51,8 +51,11 @@ and 5 % on real ones (EMPS, of the training split, where the cut found most of t
 they are right within 3.5 %; but plates with sharp edges, which thin out nowhere, come out 11 %
 large at 24 px instead of 5 %."""
 _EDGE_REACH_PX, _EDGE_REACH = 3, 0.1
-"""How far outlines move at most, in px and of a particle's diameter: small ones, blurred, are
-steepest at their edge or outside it."""
+"""How far outlines move at most, in px and of a frame's usual diameter: small particles, blurred,
+are steepest at their edge or outside it."""
+_STANDS_OUT = 1.0
+"""Of the contrast of what holds them: particles on a thin film differ from it by more, rims by
+less."""
 _FRAMES_LOOKED_AT = 12
 _SIDE_LOOKED_AT_PX = 512
 
@@ -146,14 +149,13 @@ def cut(frame: Frame, way: Way) -> Cut:
     """Cut one normalised frame, float32 (H, W); what does not hold is no particle.
 
     Of particles larger than the rest of the domain's a subtracted background leaves nothing but
-    rims. A frame is therefore cut without one as well, and that is taken if it is sounder and
-    holds what the other found: else it is of another thing, of the support's edge perhaps.
+    rims. A frame is therefore cut without one as well, and that is taken if it is sounder and of
+    the same thing, but no film with particles on it.
     """
     best = _best(_tries(frame, way))
     if way.background_px:
         whole = _best(_tries(frame, replace(way, background_px=None)))
-        is_sounder = whole.holds and whole.cut.soundness > best.cut.soundness
-        if is_sounder and (not best.holds or _lies_in(best.cut.mask, whole.cut.mask)):
+        if whole.holds and (not best.holds or _is_better(whole, best)):
             best = whole
     if not best.holds:
         return replace(best.cut, mask=np.zeros_like(best.cut.mask))
@@ -164,6 +166,27 @@ def cut(frame: Frame, way: Way) -> Cut:
 def _best(tries: list[_Try]) -> _Try:
     """Return the surest of those that hold, or of all."""
     return max(tries, key=lambda one: (one.holds, one.cut.soundness))
+
+
+def _is_better(whole: _Try, parts: _Try) -> bool:
+    """Say whether a cut without background is the better one; both may be taken for particles."""
+    large, small = whole.cut.mask, parts.cut.mask
+    if whole.cut.soundness <= parts.cut.soundness:
+        return False
+    if _lies_in(large, small):
+        return (
+            True  # the other took more: what the background's end left of the support
+        )
+    if not _lies_in(small, large):
+        return False  # of two things the domain's
+    rest, common = large & ~small, large & small
+    if not (rest.any() and common.any()):
+        return True
+    # Rims are rims of something; particles on a film stand out from it.
+    height = whole.relief.height
+    step = float(height[common].mean() - height[rest].mean())
+    stands_out = step if whole.way.is_bright else -step
+    return stands_out < _STANDS_OUT * abs(_contrast(whole.relief, large))
 
 
 def _lies_in(small: Mask, large: Mask) -> bool:

@@ -11,7 +11,7 @@ from gpu_server.ingest_machine import PEER_FORGOTTEN_S, IngestMachine
 
 KEY = "k" * 40
 PING = wire.Ping(report=wire.Report())
-ONE, OTHER = b"one", b"other"
+ONE, OTHER, THIRD = b"one", b"other", b"third"
 
 
 class Server:
@@ -61,7 +61,7 @@ def test_two_computers_that_take_a_journal_from_each_other_are_parted(
 
 @pytest.mark.parametrize("left", ["H", "PH", "HH", "PPHHHH"])
 def test_what_a_cut_connection_left_behind_costs_no_journal(left: str) -> None:
-    # No agent says anything but HELLO before it is welcomed, so a P never follows an H.
+    # An agent that is not welcomed says HELLO only, so a P hardly ever follows an H.
     server = Server()
     server.hello(ONE)
     server.hello(OTHER)  # the same agent, on its next connection
@@ -73,6 +73,19 @@ def test_what_a_cut_connection_left_behind_costs_no_journal(left: str) -> None:
         assert not server.is_refused(OTHER)
     assert not server.is_refused(OTHER)
     assert isinstance(server.told(OTHER, PING), wire.Pong)
+
+
+def test_an_agent_that_is_cut_twice_keeps_its_journal() -> None:
+    server = Server()
+    server.hello(ONE)
+    server.hello(OTHER)
+    server.hello(ONE)  # left behind
+    assert not server.is_refused(OTHER)  # asked, and welcomed again
+    assert isinstance(server.told(OTHER, PING), wire.Pong)
+    server.hello(THIRD)  # cut once more
+    server.hello(OTHER)  # left behind by the second
+    for _ in range(3):
+        assert not server.is_refused(THIRD)
 
 
 def test_saying_hello_twice_on_one_connection_is_no_rivalry() -> None:

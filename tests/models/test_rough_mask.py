@@ -81,6 +81,20 @@ def test_a_particle_far_larger_than_the_domain_s_others_is_cut_whole() -> None:
     assert pixel_score(cut(large, way).mask, reach < 1).miou >= 0.95
 
 
+def test_the_edge_of_a_film_is_not_cut_with_the_particles_on_it() -> None:
+    usual, _ = render(demo_scene("bf", size=200), 2)
+    way = replace(choose_way(usual), background_px=16.0)
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:300, :300]
+    thickness = np.zeros(x.shape)
+    for row, column in [(60, 60), (150, 70), (240, 60), (100, 120), (200, 120)]:
+        reach = np.hypot(y - row, x - column) / 14
+        thickness += np.clip(1 - reach**2, 0, None) ** 0.3
+    grey = np.where(x < 180, 150.0, 200.0) - 90 * thickness
+    found = cut(normalise(grey + rng.normal(0, 3, x.shape)), way).mask
+    assert pixel_score(found, thickness > 0).miou >= 0.9
+
+
 def test_a_crowded_frame_of_a_known_domain_is_cut_and_its_support_is_not() -> None:
     # So many dark particles that they cover three quarters, bright bands between them.
     rng = np.random.default_rng(5)
