@@ -174,9 +174,7 @@ def _is_better(whole: _Try, parts: _Try) -> bool:
     if whole.cut.soundness <= parts.cut.soundness:
         return False
     if _lies_in(large, small):
-        return (
-            True  # the other took more: what the background's end left of the support
-        )
+        return True  # the other took rims of the support, too
     if not _lies_in(small, large):
         return False  # of two things the domain's
     rest, common = large & ~small, large & small
