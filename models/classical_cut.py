@@ -208,7 +208,7 @@ def _cut_at_level(way: Way, relief: _Relief, blurred: _Relief) -> Cut:
 
 def _out_to_the_edge(mask: Mask, way: Way, relief: _Relief) -> Mask:
     """Move the outlines from the steepest contour out to where particles end."""
-    around, inside = _around(mask), _shrunk(mask, 1)
+    around, inside = _around(mask), shrunk(mask, 1)
     reach_px = min(_EDGE_REACH_PX, int(_EDGE_REACH * _usual_diameter_px(mask)))
     if not (around.any() and inside.any() and reach_px):
         return mask
@@ -304,7 +304,7 @@ def _without_specks(mask: Mask, least_px: float) -> Mask:
 
 def outline(mask: Mask) -> Mask:
     """Return a mask's outermost pixels; the frame's rim is no outline."""
-    return mask & ~_shrunk(mask, 1)
+    return mask & ~shrunk(mask, 1)
 
 
 def _worths(frame: Frame) -> dict[Way, float]:
@@ -368,7 +368,7 @@ def _overlap(one: Mask, other: Mask) -> float:
 
 def outline_step(frame: Frame, mask: Mask) -> float:
     """Return by how much the frame is brighter 2-4 px within the outlines than without."""
-    within = _shrunk(mask, 1) & ~_shrunk(mask, 4)
+    within = shrunk(mask, 1) & ~shrunk(mask, 4)
     without = grown(mask, 4) & ~grown(mask, 1)
     if not (within.any() and without.any()):
         return 0.0
@@ -395,6 +395,7 @@ def grown(mask: Mask, by_px: int) -> Mask:
     return np.asarray(ndimage.binary_dilation(mask, iterations=by_px), np.bool_)
 
 
-def _shrunk(mask: Mask, by_px: int) -> Mask:
+def shrunk(mask: Mask, by_px: int) -> Mask:
+    """Return a mask, bool (H, W), shrunk by so many px; a frame's rim is no outline."""
     eroded = ndimage.binary_erosion(mask, iterations=by_px, border_value=1)
     return np.asarray(eroded, np.bool_)

@@ -1,6 +1,7 @@
 """The verdict on a candidate: what a mask is worth without truth, and what is decided by it."""
 
 import numpy as np
+from scipy import ndimage
 
 from models.verdict import Worth, verdict, worth_of
 
@@ -25,6 +26,15 @@ def test_outlines_on_edges_are_worth_more_than_outlines_beside_them() -> None:
     assert right.worth > 2 * wide.worth
     assert right.stability > 0.95 > noise.stability
     assert abs(right.step - 3) < 0.2
+
+
+def test_where_a_soft_edge_ends_is_no_matter_of_worth() -> None:
+    soft = [ndimage.gaussian_filter(frame, 1.5) for frame in frames()]
+    middle, outer = (
+        worth_of(lambda frame, at=at: np.hypot(Y - 48, X - 48) <= at, soft)
+        for at in (20, 21)
+    )
+    assert abs(outer.worth / middle.worth - 1) < 0.01
 
 
 def test_nothing_found_is_worth_nothing() -> None:
@@ -56,3 +66,9 @@ def test_untrue_masks_or_missed_particles_are_no_promotion() -> None:
     missed = verdict(GOOD, POOR, POOR, fidelity=0.97, synthetic_gain=-0.01)
     assert untrue.word == missed.word == "reject"
     assert "0.800" in " ".join(untrue.reasons)
+
+
+def test_as_good_within_the_spread_of_trainings_is_left_to_the_operator() -> None:
+    loss = {"fidelity": 0.97, "synthetic_gain": -0.001}
+    assert verdict(GOOD, GOOD, GOOD, **loss).word == "doubtful"
+    assert verdict(GOOD, POOR, POOR, **loss).word == "doubtful"
