@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -50,15 +51,19 @@ def main() -> None:
 def run(programs: DemoPrograms, options: argparse.Namespace) -> dict[str, object]:
     token = Tokens(programs.database).create("bench", "operator", who="bench")
     headers = {"authorization": f"Bearer {token}"}
+
+    def film(seed: int) -> None:
+        take(programs, options, options.frames, seed=seed, every_s=EVERY_S)
+
     with httpx.Client(
         base_url=f"{programs.url}/api/v1", headers=headers, timeout=60
     ) as http:
         take(
             programs, options, DOMAIN_FRAMES, seed=1, every_s=0.5
         )  # warm, and a domain
-        alone = half(programs, options, seed=2)
+        alone = half(programs, lambda: film(seed=2))
         job = start_job(http, options)
-        beside = half(programs, options, seed=3)
+        beside = half(programs, lambda: film(seed=3))
         after = http.get(f"/jobs/{job}").json()
         http.post(f"/jobs/{job}/cancel")
     ratio = beside["latency_s"]["p95"] / alone["latency_s"]["p95"]
@@ -94,9 +99,9 @@ def start_job(http: httpx.Client, options: argparse.Namespace) -> int:
 
 
 def half(
-    programs: DemoPrograms, options: argparse.Namespace, seed: int
+    programs: DemoPrograms, film: Callable[[], None]
 ) -> dict[str, dict[str, float]]:
-    """Take frames at the pace and return what became of them."""
+    """Let frames be taken and return what became of them."""
     ages_s, done = [0.0], threading.Event()
 
     def look() -> None:
@@ -110,7 +115,7 @@ def half(
     looking.start()
     began = time.time()
     try:
-        take(programs, options, options.frames, seed=seed, every_s=EVERY_S)
+        film()
     finally:
         done.set()
         looking.join()
