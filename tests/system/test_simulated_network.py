@@ -35,7 +35,7 @@ class File:
 
 @dataclass
 class Link:
-    """One direction of a connection; a cut loses what is under way."""
+    """One direction of a connection."""
 
     rng: random.Random
     badness: float
@@ -47,6 +47,11 @@ class Link:
         for _ in range(copies):
             delay = self.rng.expovariate(20) if self.rng.random() < self.badness else 0
             self.under_way.append((now + 0.01 + delay, parts))
+
+    def break_off(self) -> None:
+        """Lose all that is under way from some point on."""
+        kept = self.rng.randrange(len(self.under_way) + 1)
+        self.under_way = sorted(self.under_way, key=lambda item: item[0])[:kept]
 
     def receive(self, now: float) -> list[list[wire.BytesLike]]:
         arrived = [item for item in self.under_way if item[0] <= now]
@@ -63,7 +68,8 @@ class World:
         self.blobs: set[bytes] = set()
         self.rows: dict[Key, bytes] = {}
         self.commits = 0
-        self.cut()
+        self.left_over: list[tuple[bytes, Link]] = []
+        self.connect()
         self.start_server()
         self.start_agent()
 
@@ -84,7 +90,15 @@ class World:
         self.cut()
 
     def cut(self) -> None:
-        """Break the connection; both ends get a new one, with a new routing id."""
+        """Break the connection; both ends get a new one, with a new routing id.
+
+        What the agent had sent may still lie in the server's buffers, up to where it broke.
+        """
+        self.up.break_off()
+        self.left_over.append((self.peer, self.up))
+        self.connect()
+
+    def connect(self) -> None:
         self.up = Link(self.rng, self.badness)
         self.down = Link(self.rng, self.badness)
         self.peer = self.rng.randbytes(5)
@@ -97,8 +111,10 @@ class World:
         if self.is_new:
             self.is_new = False
             self.tell_agent(agent_side.Connected())
-        for parts in self.up.receive(self.now):
-            self.server_hears(parts)
+        for peer, link in [*self.left_over, (self.peer, self.up)]:
+            for parts in link.receive(self.now):
+                self.server_hears(peer, parts)
+        self.left_over = [old for old in self.left_over if old[1].under_way]
         self.tell_server(server_side.Drained())
         self.tell_server(server_side.Tick(free_bytes=2**40))
         for parts in self.down.receive(self.now):
@@ -136,15 +152,13 @@ class World:
                         self.files[item].state = outcome
                         self.offered.discard(item)
 
-    def server_hears(self, parts: list[wire.BytesLike]) -> None:
+    def server_hears(self, peer: bytes, parts: list[wire.BytesLike]) -> None:
         message, payload = wire.decode(parts)
         present = frozenset[str]()
         if isinstance(message, wire.Offer):
             kept = {hashlib.sha256(blob).hexdigest() for blob in self.blobs}
             present = frozenset(f.sha256 for f in message.files) & kept
-        self.tell_server(
-            server_side.Heard(self.peer, "key", 1, message, payload, present)
-        )
+        self.tell_server(server_side.Heard(peer, "key", 1, message, payload, present))
 
     def tell_server(self, event: server_side.Event) -> None:
         events = deque([event])
