@@ -15,7 +15,7 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +38,13 @@ from models.train_segmenter import train
 from models.train_settings import Recipe
 from models.watch import LogWatch
 
-STAGES = ("rehearsal", "rough", "classical", "first", "second", "manual")
+STAGES = ("rehearsal", "rough", "classical", "first", "both", "second", "manual")
 SHOWN = {
     "rehearsal": "simulated rehearsal alone, no frame of the domain",
     "rough": "rough masks alone",
     "classical": "classical masks alone",
     "first": "1st generation",
+    "both": "2nd generation and rough masks, half each",
     "second": "2nd generation (the candidate)",
     "manual": "masks drawn by hand",
 }
@@ -95,6 +96,14 @@ def labels_for(
 def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:
     if stage == "rehearsal":
         return sources(job, [])[1:]
+    if stage == "both":
+        half = (labels_for(one, job, ground) for one in ("second", "rough"))
+        made, real = (sources(job, labels) for labels in half)
+        return [
+            made[0],
+            real[0],
+            *(replace(one, share=2 * one.share) for one in made[1:]),
+        ]
     labels = labels_for(stage, job, ground)
     return sources(job, labels, has_true_edges=stage == "manual")
 
