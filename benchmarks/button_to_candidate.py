@@ -1,12 +1,12 @@
 """The whole loop under live frames: a switch noticed, one press, a candidate, promoted, undone.
 
     python benchmarks/button_to_candidate.py runs/haadf-only [--size 512] [--preset quick]
-        [--json FILE] [--plot FILE.png]
+        [--keep FOLDER] [--json FILE]
 
 Server, agent and trainer are processes of their own, as on site. The virtual microscope films
 HAADF, which the model knows, then BF, which it does not; the job learns the film's frames without
 masks, while the film goes on at one frame every two seconds. Candidate and incumbent are then
-judged on fields of view of other seeds. Make the model with `benchmarks/haadf_only.py`.
+judged on fields of view of other seeds, 512 px wide. `benchmarks/haadf_only.py` makes the model.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import sqlalchemy as sa
@@ -23,29 +24,28 @@ from grounds import miou_of, simulated
 from live_under_training import EVERY_S, half
 from machine import machine, write_json
 
+from emcopilot.config import load_settings
 from emcopilot.optics import Mode
-from emcopilot.virtual_microscope import acquire
-from gpu_server.demo_programs import DemoPrograms
-from gpu_server.tables import OPEN_JOB_STATES
+from emcopilot.virtual_microscope import MicroscopeSettings, exposures
+from gpu_server.demo_programs import FRAME_TIMEOUT_S, DemoPrograms
+from gpu_server.tables import OPEN_JOB_STATES, looks
 from gpu_server.tables import models as models_table
 from gpu_server.tokens import Tokens
 
-KNOWN_FRAMES, NEW_FRAMES, ALONE_FRAMES = 12, 40, 60
-REEL_FRAMES = 100
-"""Of one film while the job runs; then another begins, for its deposition never ends."""
-LOOKED_AT_S = 0.2
-"""After its result the alarm looks at a frame."""
+KNOWN_FRAMES, NEW_FRAMES = 12, 40
+REEL_FRAMES = 60
+"""Of one film, with a job or without; then another begins, for its deposition never ends."""
+LOOK_S = 0.05
 
-
-class EnoughError(Exception):
-    """The film has served its purpose."""
+Json = Any
+Figures = dict[str, Any]
 
 
 class Site:
     """The programs, and who asks them over REST."""
 
     def __init__(self, programs: DemoPrograms, size: int) -> None:
-        self.programs, self._size, self._reels = programs, size, 0
+        self.programs, self._size, self._reels, self._taken = programs, size, 0, 0
         token = Tokens(programs.database).create("bench", "operator", who="bench")
         self._http = httpx.Client(
             base_url=f"{programs.url}/api/v1",
@@ -53,13 +53,13 @@ class Site:
             timeout=60,
         )
 
-    def get(self, path: str):
+    def get(self, path: str) -> Json:
         """Return an answer's JSON."""
         answer = self._http.get(path)
         answer.raise_for_status()
         return answer.json()
 
-    def post(self, path: str, body: object = None):
+    def post(self, path: str, body: object = None) -> Json:
         """Return an answer's JSON."""
         answer = self._http.post(path, json=body)
         answer.raise_for_status()
@@ -69,58 +69,73 @@ class Site:
         self,
         mode: Mode,
         frames: int,
-        after: Callable[[int], None] = lambda _: None,
+        is_over: Callable[[], bool] = lambda: False,
         every_s: float = EVERY_S,
     ) -> None:
-        """Film; `after` is called with the number of frames written so far."""
+        """Film until it is over, and wait for every result; it is asked after each frame."""
         self._reels += 1
-        acquire(
-            self.programs.watched,
-            mode=mode,
-            frames=frames,
-            fps=1 / every_s,
-            size=self._size,
-            seed=self._reels,
-            truth_path=self.programs.truth,
-            wait=after,
+        settings = load_settings(
+            MicroscopeSettings,
+            overrides={
+                "mode": mode,
+                "frames": frames,
+                "fps": 1 / every_s,
+                "size": self._size,
+                "seed": self._reels,
+            },
         )
+        watched, truth = self.programs.watched, self.programs.truth
+        for _ in exposures(watched, settings, truth_path=truth):
+            self._taken += 1
+            if is_over():
+                break
+        self.programs.wait_until_done(self._taken)
 
-    def film_watched(self, mode: Mode, frames: int) -> list[str]:
-        """Film frame by frame; returns the alarm's state after each."""
-        before, states = sum(self.programs.done()), []
+    def wait_until_looked_at(self) -> None:
+        """Wait until the alarm has looked at every frame: it does so after the result."""
+        until = time.monotonic() + FRAME_TIMEOUT_S
+        self.programs.wait_until_done(self._taken)
+        while self._looks() < self._taken and time.monotonic() < until:
+            time.sleep(LOOK_S)
 
-        def look(written: int) -> None:
-            self.programs.wait_until_done(before + written)
-            time.sleep(LOOKED_AT_S)
-            told = self.get("/shift")
-            states.append(told[0]["state"] if told else "ok")
+    def _looks(self) -> int:
+        with self.programs.database.read() as connection:
+            return connection.execute(
+                sa.select(sa.func.count()).select_from(looks)
+            ).scalar_one()
+
+    def film_watched(self, mode: Mode, frames: int) -> list[tuple[int, Json]]:
+        """Film frame by frame; returns the alarms that went up, each with its frame from 1."""
+        before, raised = self._taken, []
+        was = self._standing()["state"]
+
+        def look() -> bool:
+            nonlocal was
+            self.wait_until_looked_at()
+            told = self._standing()
+            if told["state"] != was == "ok":
+                raised.append((self._taken - before, told))
+            was = told["state"]
+            return False
 
         self.film(mode, frames, look, every_s=0.1)
-        return states
+        return raised
+
+    def _standing(self) -> Json:
+        """Return what the alarm says; a session that it does not name is as ever."""
+        return next(iter(self.get("/shift")), {"state": "ok"})
 
     def film_one(self, mode: Mode) -> str:
         """Film a frame; returns the model that its result names."""
-        before = sum(self.programs.done())
         self.film(mode, 1)
-        self.programs.wait_until_done(before + 1)
         session = self.get("/sessions")[0]["id"]
         return self.get(f"/sessions/{session}/frames")["frames"][0]["model_id"]
 
     def film_until(self, is_over: Callable[[], bool]) -> None:
-        """Film reel after reel at the live pace, and wait for the last frame's result."""
-
-        def look(_: int) -> None:
-            if is_over():
-                raise EnoughError
-
-        before = self.programs.truth.read_bytes().count(b"\n")
-        done = sum(self.programs.done())
-        try:
-            while True:
-                self.film("bf", REEL_FRAMES, look)
-        except EnoughError:
-            taken = self.programs.truth.read_bytes().count(b"\n") - before
-            self.programs.wait_until_done(done + taken)
+        """Film reel after reel at the live pace."""
+        while not is_over():
+            self.film("bf", REEL_FRAMES, is_over)
+            time.sleep(EVERY_S)
 
     def folder_of(self, model_id: str) -> Path:
         """Return where the registry keeps a model."""
@@ -132,56 +147,49 @@ class Site:
         return self.programs.data_dir / "models" / name
 
 
-def story(site: Site, options: argparse.Namespace) -> dict[str, object]:
-    """Live through the loop once; returns the figures."""
-    known = site.film_watched("haadf", KNOWN_FRAMES)
-    new = site.film_watched("bf", NEW_FRAMES)
-    told = site.get("/shift")
-    domain = max(site.get("/domains"), key=lambda one: one["seen_at"])
-    alone = half(site.programs, lambda: site.film("bf", ALONE_FRAMES))
-    place = f"/domains/{domain['id']}"
-    estimate = site.get(f"{place}/estimate?preset={options.preset}")
-    pressed_s = time.monotonic()
-    number = site.post(f"{place}/adapt", {"preset": options.preset})["id"]
+def learn(site: Site, preset: str) -> Figures:
+    """Live through the loop up to the candidate; returns the figures."""
+    false_alarms = site.film_watched("haadf", KNOWN_FRAMES)
+    alarms = site.film_watched("bf", NEW_FRAMES)
+    if not alarms:
+        raise SystemExit(f"no alarm in {NEW_FRAMES} frames of another mode")
+    frames_to_alarm, alarm = alarms[0]
+    # Where it is proposed once frames agree on a domain, as an operator reads it.
+    domain = site.get("/shift")[0]["proposal"]["domain_id"]
+    alone = half(site.programs, lambda: site.film("bf", REEL_FRAMES))
+    estimate = site.get(f"/domains/{domain}/estimate?preset={preset}")
+    number = site.post(f"/domains/{domain}/adapt", {"preset": preset})["id"]
 
     def is_over() -> bool:
-        return site.get(f"/jobs/{number}")["state"] not in OPEN_JOB_STATES
+        (job,) = (one for one in site.get("/jobs") if one["id"] == number)
+        return job["state"] not in OPEN_JOB_STATES
 
     beside = half(site.programs, lambda: site.film_until(is_over))
-    minutes = (time.monotonic() - pressed_s) / 60
     job = site.get(f"/jobs/{number}")
     if job["candidate"] is None:
         raise SystemExit(f"the job is {job['state']}: {job['reason']}")
-    report = site.get(f"/jobs/{number}/report")
     return {
-        "alarms_while_known": known.count("shifted"),
-        "frames_to_alarm": new.index("shifted") + 1 if "shifted" in new else None,
-        "alarm": told[0]["reason"] if told else None,
-        "domain": {key: domain[key] for key in ("look", "reservoir_count")},
+        "false_alarms": len(false_alarms),
+        "frames_to_alarm": frames_to_alarm,
+        "alarm": alarm["reason"],
+        "domain": site.get(f"/domains/{domain}")["look"],
         "alone": alone,
         "beside_the_job": beside,
         "p95_ratio": beside["latency_s"]["p95"] / alone["latency_s"]["p95"],
-        "minutes_estimated": estimate["total_s"] / 60,
-        "minutes_to_candidate": minutes,
+        "estimate": {key: estimate[key] for key in ("total_s", "source")},
+        "minutes_to_candidate": (job["ended_at"] - job["queued_at"]) / 60,
         "job": {key: job[key] for key in ("frames", "seconds", "model", "candidate")},
-        "report": report,
-        "next_frames": swapped(site, job["candidate"]),
-        "miou": quality(options.model, kept(site.folder_of(job["candidate"]), options)),
+        "report": site.get(f"/jobs/{number}/report"),
     }
 
 
-def swapped(site: Site, candidate: str) -> dict[str, str]:
+def promote_and_undo(site: Site, candidate: str) -> dict[str, str]:
     """Promote the candidate and roll back; returns which model each next frame names."""
     wanted = {"override": True, "reason": "a benchmark, whatever the verdict"}
     site.post(f"/models/{candidate}/promote", wanted)
     promoted = site.film_one("bf")
     site.post("/models/rollback")
     return {"promoted": promoted, "rolled_back": site.film_one("bf")}
-
-
-def kept(candidate: Path, options: argparse.Namespace) -> Path:
-    """Return the candidate's folder, kept if it is to be."""
-    return Path(shutil.copytree(candidate, options.keep)) if options.keep else candidate
 
 
 def quality(incumbent: str, candidate: Path) -> dict[str, dict[str, list[float]]]:
@@ -195,15 +203,15 @@ def quality(incumbent: str, candidate: Path) -> dict[str, dict[str, list[float]]
     }
 
 
-def report(figures: dict) -> None:
+def show(figures: Figures) -> None:
     print(machine())
     print(
-        f"{figures['alarms_while_known']} alarms in {KNOWN_FRAMES} known frames, after the switch "
+        f"{figures['false_alarms']} alarms in {KNOWN_FRAMES} known frames, after the switch "
         f"at frame {figures['frames_to_alarm']}: {figures['alarm']}"
     )
     print(
         f"button to candidate {figures['minutes_to_candidate']:.1f} min under live frames "
-        f"(estimated without: {figures['minutes_estimated']:.1f}); {figures['job']}"
+        f"(estimated without: {figures['estimate']['total_s'] / 60:.1f}); {figures['job']}"
     )
     for name in ("alone", "beside_the_job"):
         part = figures[name]
@@ -232,17 +240,25 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="where the candidate is copied")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.keep and options.keep.exists():
+        parser.error(f"{options.keep} is there already; name a folder that is not")
     model = Path(options.model).resolve()
-    options.model = str(model)
     with (
         tempfile.TemporaryDirectory(prefix="emcopilot-bench-") as folder,
         DemoPrograms(
             Path(folder), port=0, settings=f"[segment]\nmodel = '{model}'\n"
         ) as programs,
     ):
-        figures = story(Site(programs, options.size), options)
-    report(figures)
-    write_json(options.json, {"machine": machine(), **figures})
+        site = Site(programs, options.size)
+        figures: Figures = {"machine": machine(), **learn(site, options.preset)}
+        write_json(options.json, figures)  # should what follows fail
+        candidate = site.folder_of(figures["job"]["candidate"])
+        if options.keep:
+            candidate = Path(shutil.copytree(candidate, options.keep))
+        figures["next_frames"] = promote_and_undo(site, figures["job"]["candidate"])
+        figures["miou"] = quality(str(model), candidate)
+    show(figures)
+    write_json(options.json, figures)
     return 0
 
 

@@ -97,13 +97,12 @@ def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:
     if stage == "rehearsal":
         return sources(job, [])[1:]
     if stage == "both":
-        half = (labels_for(one, job, ground) for one in ("second", "rough"))
-        made, real = (sources(job, labels) for labels in half)
-        return [
-            made[0],
-            real[0],
-            *(replace(one, share=2 * one.share) for one in made[1:]),
-        ]
+        made, real = (
+            sources(job, labels_for(part, job, ground)) for part in ("second", "rough")
+        )
+        # Two halves of the domain: what is rehearsed beside them must weigh twice, too.
+        known = (replace(source, share=2 * source.share) for source in made[1:])
+        return [made[0], real[0], *known]
     labels = labels_for(stage, job, ground)
     return sources(job, labels, has_true_edges=stage == "manual")
 

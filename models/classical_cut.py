@@ -399,3 +399,11 @@ def shrunk(mask: Mask, by_px: int) -> Mask:
     """Return a mask, bool (H, W), shrunk by so many px; a frame's rim is no outline."""
     eroded = ndimage.binary_erosion(mask, iterations=by_px, border_value=1)
     return np.asarray(eroded, np.bool_)
+
+
+def drawn_in(mask: Mask) -> Mask:
+    """Return a mask, bool (H, W), shrunk by a pixel, but for particles too small for two."""
+    components, count = _components(mask)
+    has_core = np.zeros(count + 1, np.bool_)
+    has_core[components[shrunk(mask, 2)]] = True
+    return np.asarray(shrunk(mask, 1) | (mask & ~has_core[components]), np.bool_)

@@ -30,11 +30,25 @@ def test_outlines_on_edges_are_worth_more_than_outlines_beside_them() -> None:
 
 def test_where_a_soft_edge_ends_is_no_matter_of_worth() -> None:
     soft = [ndimage.gaussian_filter(frame, 1.5) for frame in frames()]
-    middle, outer = (
-        worth_of(lambda frame, at=at: np.hypot(Y - 48, X - 48) <= at, soft)
-        for at in (20, 21)
+    inner, middle, outer, beside = (
+        worth_of(lambda _, at=at: np.hypot(Y - 48, X - 48) <= at, soft).worth
+        for at in (19, 20, 21, 25)
     )
-    assert abs(outer.worth / middle.worth - 1) < 0.01
+    # The stability of a mask that does not move is 1, so these differ by their steps alone.
+    assert abs(inner / middle - 1) < 0.02
+    assert abs(outer / middle - 1) < 0.02
+    assert beside < 0.8 * middle
+
+
+def test_specks_of_noise_gain_nothing_by_moved_outlines() -> None:
+    noise = [
+        np.random.default_rng(n).standard_normal(DISC.shape, np.float32)
+        for n in range(3)
+    ]
+    assert worth_of(lambda frame: frame > 2, noise).worth == 0
+    specks = (Y % 16 < 4) & (X % 16 < 4)
+    spoilt = worth_of(lambda _: DISC | specks, frames())
+    assert spoilt.worth < 0.5 * worth_of(lambda _: DISC, frames()).worth
 
 
 def test_nothing_found_is_worth_nothing() -> None:
