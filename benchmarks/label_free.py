@@ -1,13 +1,14 @@
 """What labels out of unlabelled frames are worth, and what each stage of the recipe buys.
 
     python benchmarks/label_free.py OUT --ground bf|haadf|emps --model MODEL [--preset quick]
-        [--frames N] [--stages rough classical first second manual] [--json FILE] [--plot FILE.png]
+        [--frames N] [--stages STAGE ...] [--json FILE] [--plot FILE.png]
 
 Runs `emcopilot adapt` on frames whose masks are hidden from it, then trains the same network from
 the same start with the same settings on other labels: the rough masks, a classical cut's, the 1st
-generation, the 2nd, and the masks drawn by hand. Each is joined by the same share of simulated
-frames against forgetting; `rehearsal` shows what these do alone. All are judged on frames that no
-training saw, beside the incumbent and the microscopist's one-liner. A killed run goes on.
+generation, the 2nd, and the masks drawn by hand; the candidate itself learns from the 2nd and from
+rough masks. Each is joined by the same share of simulated frames against forgetting;
+`rehearsal` shows what these do alone. All are judged on frames that no training saw, beside the
+incumbent and the microscopist's one-liner. A killed run goes on.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +39,22 @@ from models.train_segmenter import train
 from models.train_settings import Recipe
 from models.watch import LogWatch
 
-STAGES = ("rehearsal", "rough", "classical", "first", "both", "second", "manual")
+STAGES = (
+    "rehearsal",
+    "rough",
+    "classical",
+    "first",
+    "second",
+    "candidate",
+    "manual",
+)
 SHOWN = {
     "rehearsal": "simulated rehearsal alone, no frame of the domain",
     "rough": "rough masks alone",
     "classical": "classical masks alone",
     "first": "1st generation",
-    "both": "2nd generation and rough masks, half each",
-    "second": "2nd generation (the candidate)",
+    "second": "2nd generation alone",
+    "candidate": "2nd generation and rough masks (the candidate)",
     "manual": "masks drawn by hand",
 }
 
@@ -95,21 +104,14 @@ def labels_for(
 
 def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:
     if stage == "rehearsal":
-        return sources(job, [])[1:]
-    if stage == "both":
-        made, real = (
-            sources(job, labels_for(part, job, ground)) for part in ("second", "rough")
-        )
-        # Two halves of the domain: what is rehearsed beside them must weigh twice, too.
-        known = (replace(source, share=2 * source.share) for source in made[1:])
-        return [made[0], real[0], *known]
+        return sources(job, [])
     labels = labels_for(stage, job, ground)
     return sources(job, labels, has_true_edges=stage == "manual")
 
 
 def taught(stage: str, job: AdaptSettings, ground: Ground, out: Path) -> Path:
     """Train the job's network on a stage's labels, or find it trained."""
-    if stage == "second":
+    if stage == "candidate":
         return job.out
     folder = out / stage
     if not (folder / checkpoint.CARD_FILE).exists() or not _is_done(folder, job):

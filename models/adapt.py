@@ -146,7 +146,7 @@ def one_round(
         job.train.model_copy(
             update={"start": model, "architecture": card.architecture}
         ),
-        sources(job, learnt),
+        sources(job, learnt, domain.shown),
         trained,
         recipe=_recipe(job, domain),
         held_out=unseen,
@@ -214,26 +214,45 @@ def features_for(job: AdaptSettings) -> Features:
 
 def sources(
     job: AdaptSettings,
-    labelled: Sequence[LabelledFrame],
+    made: Sequence[LabelledFrame],
+    real: Sequence[LabelledFrame] = (),
     *,
     has_true_edges: bool = False,
 ) -> list[Source]:
     """Return what NPsSegNet learns from: a domain's labelled frames, and some of all it knew.
 
+    Parameters
+    ----------
+    job : AdaptSettings
+    made : sequence of LabelledFrame
+        The synthetic set, or whatever else stands in its place.
+    real : sequence of LabelledFrame, optional
+        Real frames with their rough masks.
+    has_true_edges : bool
+        Whether their masks are drawn exactly.
+
+    Notes
+    -----
     Edges of the synthetic set are as rough as those that pix2pix learnt from. Simulated ones are
     exact, and where there are any they set the model's.
     """
-    ours = Source(
-        labelled,
-        has_true_edges=has_true_edges or job.rehearsal == 0,
-        share=1 - job.rehearsal,
-        scale=(0.7, 1.4),
-        invert=0.0,  # one domain has one polarity
-    )
+    share = job.real if real else 0.0
+    parts = ((made, 1 - share), (real, share))
+    ours = [
+        Source(
+            frames,
+            has_true_edges=has_true_edges or job.rehearsal == 0,
+            share=(1 - job.rehearsal) * part,
+            scale=(0.7, 1.4),
+            invert=0.0,  # one domain has one polarity
+        )
+        for frames, part in parts
+        if part and frames
+    ]
     if not job.rehearsal:
-        return [ours]
+        return ours
     known = [_simulated(job.seed, number) for number in range(REHEARSED)]
-    return [ours, Source(known, share=job.rehearsal, scale=(0.5, 2.0), invert=0.0)]
+    return [*ours, Source(known, share=job.rehearsal, scale=(0.5, 2.0), invert=0.0)]
 
 
 def _simulated(seed: int, number: int) -> LabelledFrame:
@@ -253,6 +272,7 @@ def _recipe(job: AdaptSettings, domain: Domain) -> Recipe:
             "preset": job.preset,
             "synthetic": job.synthetic,
             "rehearsal": job.rehearsal,
+            "real": job.real,
         },
     )
 

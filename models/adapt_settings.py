@@ -59,6 +59,9 @@ class AdaptSettings(Settings):
     """Overlap with its mask that a frame may lose in translation; with more it is left out."""
     rehearsal: float = Field(default=0.5, ge=0, lt=1)
     """Share of training tiles that show simulated frames of any kind, against forgetting."""
+    real: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the other tiles that show the domain's real frames with their rough masks, beside
+    synthetic ones: a few painted frames do not show all that a domain holds."""
     rounds: int = Field(default=1, ge=1, le=5)
     """Each makes its rough masks with the model of the one before."""
     pix2pix: GanSettings = GanSettings()

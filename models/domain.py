@@ -58,8 +58,12 @@ class Domain:
     @property
     def real(self) -> list[Frame]:
         """Subset 2: the frames whose look CycleGAN learns."""
-        shown = self.frames[len(self.held_back) :]
-        return [frame.pixels.astype(np.float32) for frame in shown]
+        return [frame.pixels.astype(np.float32) for frame in self.shown]
+
+    @property
+    def shown(self) -> list[LabelledFrame]:
+        """All but the held-back frames."""
+        return self.frames[len(self.held_back) :]
 
 
 def open_domain(

@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from PIL import Image
 from emcopilot.errors import AdaptationError, ConfigError
 from emcopilot.simulate import demo_scene, render_micrograph
 from models import checkpoint, replay
-from models.adapt import adapt
+from models.adapt import adapt, sources
 from models.adapt_command import main
 from models.adapt_settings import AdaptSettings, chosen_job
+from models.datasets import LabelledFrame
 from models.npssegnet import Architecture, build
 from models.replay import replay_of
 from models.watch import Cancelled
@@ -73,6 +75,19 @@ def job(frames: Path, incumbent: Path, out: Path, **given: object) -> AdaptSetti
         "train": training | {"precision": "float32", "save_every_s": 1e6},
     }
     return chosen_job(None, wanted | given)
+
+
+def test_a_domain_is_learnt_from_synthetic_frames_and_from_its_own(
+    frames: Path, incumbent: Path, tmp_path: Path
+) -> None:
+    wanted = job(frames, incumbent, tmp_path, rehearsal=0.5, real=0.4)
+    one = LabelledFrame("one", np.zeros((64, 64), np.float16), np.ones((64, 64), bool))
+    other = replace(one, name="other")
+    made, real, known = sources(wanted, [one], [other])
+    assert (made.frames, real.frames) == ([one], [other])
+    assert [made.share, real.share, known.share] == pytest.approx([0.3, 0.2, 0.5])
+    alone = sources(wanted, [one])
+    assert [source.share for source in alone] == pytest.approx([0.5, 0.5])
 
 
 class Stopping:
