@@ -20,6 +20,10 @@ class ModelAnswer(Payload):
     """promote | doubtful | reject, of its job's report; null: nobody judged it."""
     needs_override: bool
     """Promoting it takes a word that overrules what is known of it."""
+    objection: str | None = None
+    """What is known of it that speaks against promoting it; null: nothing."""
+    judged_against: str | None = None
+    """The model that the verdict compares it with; null: not judged, or not known."""
     domain_id: int | None
     job_id: int | None
     added_at: float
@@ -75,7 +79,7 @@ class PromoteRequest(Payload):
     """What `POST /models/{id}/promote` takes; all of it may be left out."""
 
     override: bool = False
-    """Promote it although its report says reject, or nobody judged it."""
+    """Promote it although something speaks against it: its `objection`."""
     reason: str = Field(default="", max_length=2000)
 
 

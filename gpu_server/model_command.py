@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     promote.add_argument(
         "--override",
         action="store_true",
-        help="although its report says reject, or nobody judged it",
+        help="although something speaks against it, as `show` says; give the --reason",
     )
     promote.add_argument("--reason", default="", help="goes into the audit")
     back = _action(actions, "rollback", "make the model before the last promotion live")

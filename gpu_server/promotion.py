@@ -18,6 +18,7 @@ from gpu_server import promotion_rows
 from gpu_server.golden import golden_frames, self_test, write_masks
 from gpu_server.inference_child import InferenceSpec
 from gpu_server.model_files import checked_card
+from gpu_server.objections import objection
 from gpu_server.promotion_rows import Change
 from gpu_server.registry import Registry, StoredModel
 from gpu_server.segment import Commit, Trial
@@ -82,7 +83,7 @@ class Promotion:
         Parameters
         ----------
         override : bool
-            Promote it although its report says reject, or nobody judged it.
+            Promote it although something speaks against it: see `gpu_server.objections`.
 
         Raises
         ------
@@ -216,8 +217,8 @@ class Promotion:
             change = promotion_rows.last(connection)
             if change and change.model_id == model_id:
                 return model, change
-            trusted = promotion_rows.was_trusted(connection, model_id)
-        if not (override or trusted) and (why := needs_override(model)):
+            why = objection(self._registry, connection, model)
+        if why and not override:
             raise NeedsOverrideError(
                 f"model {model_id} is not promoted: {why}; compare it on recent frames, and if "
                 "you still want it, promote it with override = true and a reason"
@@ -232,12 +233,3 @@ class Promotion:
                     "no promotion is left to roll back; promote the model that you want"
                 )
             return change, self._registry.find(connection, change.replaced)
-
-
-def needs_override(model: StoredModel) -> str | None:
-    """Say what speaks against promoting a model that no operator trusted yet; None: nothing."""
-    if model.source == "shipped" or model.verdict in {"promote", "doubtful"}:
-        return None
-    if model.verdict == "reject":
-        return "its report says reject: it is worse than the incumbent"
-    return "nobody judged it"

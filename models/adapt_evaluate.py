@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from models import checkpoint
 from models.agreement import Agreement, agreements
 from models.classical_cut import LEAST_SOUND, Way, choose_way, cut
 from models.datasets import LabelledFrame
@@ -29,6 +30,8 @@ LOOKED_AT = 24
 class Outcome:
     """All figures of one round."""
 
+    incumbent: str
+    """Id of the model that the candidate was judged against: of others the word says nothing."""
     fidelity_first: float
     """Mean overlap of the masks with what the domain's own cut finds."""
     fidelity_second: float
@@ -56,6 +59,7 @@ class Outcome:
         return {
             "verdict": self.verdict.word,
             "reasons": list(self.verdict.reasons),
+            "incumbent": self.incumbent,
             "fidelity_first": self.fidelity_first,
             "fidelity_second": self.fidelity_second,
             "classical_first": self.classical_first,
@@ -125,6 +129,7 @@ def evaluate(
     synthetic = {name: _miou(one, unseen) for name, one in cuts.items()}
     known = retention(incumbent, cuts["incumbent"], cuts["candidate"])
     return Outcome(
+        incumbent=checkpoint.load(incumbent)[1].model_id,
         fidelity_first=float(ours.first.mean()),
         fidelity_second=float(ours.second.mean()),
         classical_first=float(classical.first.mean()),

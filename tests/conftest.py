@@ -27,7 +27,7 @@ def _beside(name: str) -> ModuleType:
 
 _paper_models = _beside("paper_models")
 two_models, papers = _paper_models.two_models, _paper_models.papers
-paper_children = _paper_models.paper_children
+paper_children, judge = _paper_models.paper_children, _paper_models.judge
 rest_host = _beside("rest_host").rest_host
 model_site = _beside("model_site").model_site
 _rest_lab = _beside("rest_lab")

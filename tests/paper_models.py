@@ -6,6 +6,7 @@ threshold that its card names. What is tested with it never looks into weights.
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,18 @@ def papers(tmp_path: Path) -> dict[str, Path]:
     """Three paper models, by id."""
     levels = {"a": 2.0, "b": 1.5, "c": 2.5}
     return {name: paper_model(tmp_path / name, name, at) for name, at in levels.items()}
+
+
+@pytest.fixture
+def judge() -> Callable[..., None]:
+    """Write into a paper model's card what its job's report says, as `models.adapt` does."""
+
+    def write(folder: Path, **report: object) -> None:
+        card = json.loads((folder / "card.json").read_text())
+        data = {"verdict": {"verdict": "promote", **report}}
+        (folder / "card.json").write_text(json.dumps({**card, "data": data}))
+
+    return write
 
 
 class PaperChild:

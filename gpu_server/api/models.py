@@ -34,11 +34,11 @@ from gpu_server.counting import frames_by_model
 from gpu_server.model_archive import MAX_ARCHIVE_BYTES
 from gpu_server.model_desk import ModelDesk
 from gpu_server.model_files import CARD_FILE, UnfitModelError
+from gpu_server.objections import judgement, objection
 from gpu_server.promotion import (
     BusyError,
     NeedsOverrideError,
     NothingToUndoError,
-    needs_override,
 )
 from gpu_server.promotion_rows import Change
 from gpu_server.recompute import FullError
@@ -287,13 +287,15 @@ def _answer(
     desk: ModelDesk, connection: sa.Connection, row: StoredModel, known: _Known
 ) -> ModelAnswer:
     change = known.became_live.get(row.model_id)
-    trusted = promotion_rows.was_trusted(connection, row.model_id)
+    against = objection(desk.registry, connection, row)
     return ModelAnswer(
         model_id=row.model_id,
         source=row.source,
         live=row.model_id == known.live,
         verdict=row.verdict,
-        needs_override=not trusted and needs_override(row) is not None,
+        needs_override=against is not None,
+        objection=against,
+        judged_against=judgement(desk.registry, connection, row).incumbent,
         domain_id=row.domain_id,
         job_id=row.job_id,
         added_at=row.added_at,

@@ -55,12 +55,12 @@ class CandidateDialog:
         self._job_id, self._model_id = job.id, candidate.model.model_id
         report, pictures = await asyncio.to_thread(self._read, job.id)
         verdict = candidate.model.verdict
-        self._verdict.set_text(candidate_title(verdict))
+        self._verdict.set_text(candidate_title(verdict, candidate.judged_against))
         self._name.set_text(f"{self._model_id}, from job {job.id}")
         for word in ("promote", "doubtful", "reject"):
             self._plate.classes(remove=word)
         self._plate.classes(add=verdict or "doubtful")
-        self._fill(report, pictures)
+        self._fill(report, pictures, candidate.judged_against or "Live")
         self._dialog.open()
 
     def _read(self, job_id: int) -> tuple[Report, list[str]]:
@@ -73,14 +73,15 @@ class CandidateDialog:
         except LookupError:  # its folder may be gone; the verdict is in the registry
             return {}, job_view.pictures(folder)
 
-    def _fill(self, report: Report, pictures: list[str]) -> None:
+    def _fill(self, report: Report, pictures: list[str], incumbent: str) -> None:
+        """Fill the window; `incumbent` heads the figures that the candidate was judged by."""
         _lines(self._reasons, candidate_report.reasons(report))
         _lines(self._remarks, candidate_report.remarks(report))
         found = candidate_report.rows(report)
         self._table.clear()
         self._table.set_visibility(bool(found))
         with self._table:
-            for heading in ("", "Live", "Candidate", ""):
+            for heading in ("", incumbent, "Candidate", ""):
                 ui.label(heading).classes("emc-note")
             for row in found:
                 _table_row(row)

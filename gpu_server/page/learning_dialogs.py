@@ -9,8 +9,8 @@ from nicegui import ui
 from emcopilot.errors import StoreError
 from gpu_server.api.services import Services
 from gpu_server.domains import DomainRow
+from gpu_server.objections import objection
 from gpu_server.page.learning_events import Happening, happenings
-from gpu_server.page.learning_view import objection
 from gpu_server.page.panels import box, text
 
 LONGEST_NAME = 80
@@ -96,7 +96,8 @@ class PromoteDialog:
             raise LookupError("this server has one model for good")
         with desk.registry.database.read() as connection:
             model = desk.registry.find(connection, model_id)
-            return desk.registry.live(connection), objection(connection, model)
+            against = objection(desk.registry, connection, model)
+            return desk.registry.live(connection), against
 
     def _weigh(self) -> None:
         is_told = bool((self._reason.value or "").strip())

@@ -128,7 +128,7 @@ class CandidatePlate:
         if candidate is None:
             return
         verdict = candidate.model.verdict
-        self._title.set_text(candidate_title(verdict))
+        self._title.set_text(candidate_title(verdict, candidate.judged_against))
         self._name.set_text(candidate.model.model_id)
         colour = verdict or "doubtful"
         others = " ".join(word for word in _VERDICTS if word != colour)

@@ -14,7 +14,7 @@ from gpu_server.api.services import Services
 from gpu_server.domains import DomainRow
 from gpu_server.job_rows import Job
 from gpu_server.model_desk import ModelDesk
-from gpu_server.promotion import needs_override
+from gpu_server.objections import judgement, objection
 from gpu_server.promotion_rows import Change
 from gpu_server.registry import StoredModel
 from gpu_server.shift_rows import Shift
@@ -34,6 +34,8 @@ class Candidate:
     model: StoredModel
     objection: str | None
     """What speaks against promoting it, so that it takes an override; None: nothing."""
+    judged_against: str | None = None
+    """The model that it was judged against, where another is live by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +207,7 @@ def _candidate(
         model = desk.registry.find(connection, job.candidate)
     except LookupError:
         return None
-    return Candidate(model, objection(connection, model))
-
-
-def objection(connection: sa.Connection, model: StoredModel) -> str | None:
-    """Say what speaks against promoting a model, so that it takes an override."""
-    if promotion_rows.was_trusted(connection, model.model_id):
-        return None
-    return needs_override(model)
+    incumbent = judgement(desk.registry, connection, model).incumbent
+    is_live = incumbent == desk.registry.live(connection)
+    against = objection(desk.registry, connection, model)
+    return Candidate(model, against, None if is_live else incumbent)

@@ -153,14 +153,15 @@ def stage_fractions(job: Job) -> list[float]:
     return [0.0 if job.state == QUEUED else 1.0] * len(STAGES)
 
 
-def candidate_title(verdict: str | None) -> str:
-    """Say in one line how a candidate was judged."""
+def candidate_title(verdict: str | None, judged_against: str | None = None) -> str:
+    """Say in one line how a candidate was judged, and against what where that is not live."""
     if verdict is None:
         return "Nobody judged this candidate"
+    rival = f"{judged_against}, not live now" if judged_against else "the live model"
     return {
-        "promote": "Better than the live model",
-        "doubtful": "Doubtful: not clearly better than the live model",
-        "reject": "Worse than the live model",
+        "promote": f"Better than {rival}",
+        "doubtful": f"Doubtful: not clearly better than {rival}",
+        "reject": f"Worse than {rival}",
     }[verdict]
 
 

@@ -241,9 +241,24 @@ def test_the_second_of_two_operators_is_told_who_promotes(
     visit.says("live-model", OLDER)
 
 
-def test_a_promoted_domain_can_select_its_model(visit: Visit, site: Site) -> None:
+def test_a_candidate_judged_against_another_model_than_the_live_one_takes_a_reason(
+    visit: Visit, site: Site
+) -> None:
+    visit.says("candidate-title", f"Better than {LIVE}, not live now")
+    visit.click("candidate", "Report")
+    visit.says("report-table", LIVE)  # whose figures stand beside the candidate's
+    visit.escape("report")
     visit.part("promote").click()
-    visit.click("ask-promote", "Promote")
+    visit.says("promote-objection", f"judged against {LIVE}, but {OLDER} is live now")
+    reason = visit.part("ask-promote").get_by_label("Your reason")
+    expect(
+        visit.part("ask-promote").get_by_role("button", name="Promote anyway")
+    ).to_be_disabled()
+    reason.fill("compared on the last frames")
+    visit.click("ask-promote", "Promote anyway")
+
+
+def test_a_promoted_domain_can_select_its_model(visit: Visit, site: Site) -> None:
     visit.says("live-model", "adapted-1f00ba11")
     visit.says("selects", "Its frames turn the server to adapted-1f00ba11")
     visit.part("selects").click()

@@ -182,6 +182,51 @@ def test_a_candidate_that_lost_or_was_not_judged_needs_a_word_that_the_audit_kee
     run(body)
 
 
+def test_a_verdict_holds_against_the_model_that_it_compares_with_and_no_other(
+    run, papers, judge
+) -> None:
+    """Two domains' candidates beat the same incumbent; nobody compared them with each other."""
+
+    async def body(site: Site) -> None:
+        first, second = site.ids
+        judge(papers["c"], incumbent=first)
+        third = site.registry.add(papers["c"], "adapted", "job 2", verdict="promote")
+        await site.promotion.promote(second, "ada")
+        told = f"judged against {first}, but {second} is live now.*run its job again"
+        with pytest.raises(NeedsOverrideError, match=told):
+            await site.promotion.promote(third, "ada")
+        assert site.live == second
+        await site.promotion.rollback("ada")
+        await site.promotion.promote(third, "ada")  # its incumbent is live again
+        # What an operator put in place before needs no word, whatever it was judged against.
+        await site.promotion.promote(first, "ada")
+        await site.promotion.promote(third, "domain 1", reason="back in its domain")
+
+    run(body)
+
+
+def test_a_candidate_older_than_that_figure_was_judged_against_its_jobs_model(
+    run, papers
+) -> None:
+    async def body(site: Site) -> None:
+        first, second = site.ids
+        row = {"name": "BF", "created_at": 1.0, "seen_at": 1.0, "features": "f"}
+        job = {"domain_id": 1, "preset": "quick", "frame_count": 9, "who": "ada"}
+        told = {"state": "awaiting_operator", "start_model": first, "queued_at": 1.0}
+        with site.registry.database.write() as connection:
+            connection.execute(domains.insert().values(**row, look=b""))
+            connection.execute(jobs.insert().values(**job, **told, candidate="c"))
+        site.registry.add(papers["c"], "adapted", "job 1", job_id=1, verdict="promote")
+        await site.promotion.promote(second, "ada")
+        with pytest.raises(NeedsOverrideError, match=f"judged against {first}"):
+            await site.promotion.promote("c", "ada")
+        await site.promotion.promote(
+            "c", "ada", override=True, reason="I compared them"
+        )
+
+    run(body)
+
+
 def test_a_candidate_that_does_not_work_leaves_the_live_one_untouched(run) -> None:
     async def body(site: Site) -> None:
         first, second = site.ids

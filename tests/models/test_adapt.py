@@ -125,13 +125,17 @@ def whole(
     return out
 
 
-def test_a_job_leaves_a_model_its_verdict_and_a_picture(whole: Path) -> None:
+def test_a_job_leaves_a_model_its_verdict_and_a_picture(
+    whole: Path, incumbent: Path
+) -> None:
     network, card = checkpoint.load(whole)
     assert card.architecture == SMALL
     assert not network.training
     report = json.loads((whole / "round-1" / "report.json").read_text())
     assert report["verdict"] in {"promote", "doubtful", "reject"}
     assert card.data["verdict"] == report
+    # Of any other model the verdict says nothing: promotion looks whether this one is live.
+    assert report["incumbent"] == checkpoint.load(incumbent)[1].model_id
     assert 0 <= report["fidelity_second"] <= 1
     assert report["second"]["inception_score"] is None  # not computed, and said so
     with Image.open(whole / "round-1" / "report.png") as picture:

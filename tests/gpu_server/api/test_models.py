@@ -25,6 +25,33 @@ def test_the_list_says_what_is_live_and_what_needs_a_word(model_site) -> None:
     assert model_site.ask("GET", "/models/..%2f..%2fetc").status_code in (404, 422)
 
 
+def test_a_verdict_against_a_model_that_is_not_live_any_more_is_told(
+    model_site, judge
+) -> None:
+    judge(model_site.registry.folder("b"), incumbent="a")
+    row = model_site.ask("GET", "/models/b").json()
+    assert (row["judged_against"], row["needs_override"], row["objection"]) == (
+        "a", False, None,
+    )  # fmt: skip
+    forced = {"override": True, "reason": "a trial"}
+    model_site.ask("POST", "/models/c/promote", json=forced).raise_for_status()
+    row = model_site.ask("GET", "/models/b").json()
+    assert row["needs_override"]
+    assert "judged against a, but c is live now" in row["objection"]
+    refused = model_site.ask("POST", "/models/b/promote")
+    assert (refused.status_code, "a, but c" in refused.json()["detail"]) == (409, True)
+
+
+@pytest.mark.parametrize("data", ["no report", {"verdict": "promote"}, [], {"x": 1}])
+def test_a_card_that_holds_no_report_is_no_verdict_against_anything(
+    model_site, data
+) -> None:
+    path = model_site.registry.folder("b") / "card.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "data": data}))
+    row = model_site.ask("GET", "/models/b").json()
+    assert (row["judged_against"], row["objection"]) == (None, None)
+
+
 def test_promote_and_roll_back_and_what_they_leave(model_site) -> None:
     done = model_site.ask("POST", "/models/b/promote", json={"reason": "smaller"})
     assert (done.status_code, done.json()["replaced"]) == (200, "a")

@@ -86,6 +86,28 @@ def test_a_rejected_candidate_comes_with_what_speaks_against_it(
     assert "worse than the incumbent" in (found.candidate.objection or "")
 
 
+def test_a_candidate_says_whom_it_was_judged_against_where_another_is_live(
+    job_lab, reader, papers, judge
+) -> None:
+    domain_id = seen_domain(job_lab)
+    job = job_lab.desk.order(domain_id, "Ida", preset="quick")
+    judge(papers["b"], incumbent="a")
+    job_lab.registry.add(
+        papers["b"], "adapted", "job", verdict="promote", job_id=job.id
+    )
+    write(
+        job_lab,
+        lambda c: jobs.end(c, job.id, "awaiting_operator", at=9.0, candidate="b"),
+    )
+    found = reader.read(1).candidate
+    assert (found.objection, found.judged_against) == (None, None)
+    job_lab.registry.add(papers["c"], "imported", "Ida")
+    write(job_lab, lambda c: promotion_rows.record(c, "c", "Ida", at=10.0))
+    found = reader.read(1, anew=True).candidate
+    assert found.judged_against == "a"
+    assert "judged against a, but c is live now" in found.objection
+
+
 def test_jobs_of_other_domains_are_listed_beside(job_lab, reader) -> None:
     own, other = seen_domain(job_lab), job_lab.add_domain(9, "BF")
     first = job_lab.desk.order(other, "Ida", preset="quick")

@@ -183,3 +183,10 @@ def test_a_domains_own_job_is_told_first_and_settled_ones_never() -> None:
     ready = replace(other, state="awaiting_operator")
     assert job_to_tell([ready], 2) == ready
     assert job_to_tell([replace(other, state="failed")], 2) is None
+
+
+def test_a_candidate_is_better_than_the_model_that_it_was_judged_against() -> None:
+    assert wording.candidate_title("promote") == "Better than the live model"
+    told = wording.candidate_title("promote", "base")
+    assert told == "Better than base, not live now"
+    assert wording.candidate_title(None, "base") == "Nobody judged this candidate"

@@ -1,0 +1,90 @@
+"""What speaks against promoting a model that no operator trusted yet.
+
+A verdict compares a candidate with one incumbent. Once another model is live it says nothing of
+the two: of two candidates that both beat the same incumbent, one may be far worse than the other.
+"""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from emcopilot.errors import ModelError
+from gpu_server import promotion_rows
+from gpu_server.model_files import CARD_FILE
+from gpu_server.registry import Registry, StoredModel
+from gpu_server.tables import jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a candidate's report says beside its verdict."""
+
+    incumbent: str | None
+    """Id of the model that it was judged against; None: nobody knows."""
+
+
+def objection(
+    registry: Registry, connection: sa.Connection, model: StoredModel
+) -> str | None:
+    """Say what speaks against promoting a model, so that it takes an override; None: nothing."""
+    live = registry.live(connection)
+    is_known = model.source == "shipped" or model.model_id == live
+    if is_known or promotion_rows.was_trusted(connection, model.model_id):
+        return None
+    if model.verdict is None:
+        return "nobody judged it"
+    if model.verdict == "reject":
+        return "its report says reject: it is worse than the incumbent"
+    found = judgement(registry, connection, model)
+    return "; ".join(_doubts(found, live)) or None
+
+
+def judgement(
+    registry: Registry, connection: sa.Connection, model: StoredModel
+) -> Judgement:
+    """Return what a model was judged against, of its card.
+
+    A card that is older than this figure leaves it to the job, which was to start from the
+    live model unless somebody named another.
+    """
+    incumbent = _report(registry, model).incumbent or _start_model(connection, model)
+    return Judgement(incumbent)
+
+
+def _doubts(found: Judgement, live: str | None) -> list[str]:
+    doubts: list[str] = []
+    if live is not None and found.incumbent not in {None, live}:
+        doubts.append(
+            f"it was judged against {found.incumbent}, but {live} is live now, which it was never "
+            "compared with: run its job again from the live model"
+        )
+    return doubts
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    incumbent: str | None = None
+
+
+class _Data(BaseModel):
+    verdict: _Report = _Report()
+
+
+class _Card(BaseModel):
+    data: _Data = _Data()
+
+
+def _report(registry: Registry, model: StoredModel) -> _Report:
+    """Read a model's card as far as it is a candidate's; what cannot be used says nothing."""
+    try:
+        card = (registry.folder_of(model) / CARD_FILE).read_bytes()
+        return _Card.model_validate_json(card).data.verdict
+    except (ModelError, OSError, ValidationError):
+        return _Report()
+
+
+def _start_model(connection: sa.Connection, model: StoredModel) -> str | None:
+    started = sa.select(jobs.c.start_model).where(jobs.c.id == model.job_id)
+    return connection.execute(started).scalar()
