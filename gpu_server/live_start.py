@@ -3,8 +3,9 @@
 The last promotion holds. `segment.model` of the settings decides the very first start, and again
 whenever it names another model than at the start before: then it is a promotion like any other, by
 "settings", and can be rolled back. Where the live model cannot be loaded, the one before it is
-tried, and so on down to those that came with the product; the row says that the server did it. The
-next start tries what people promoted once more: the disk may be back, the memory free.
+tried, and so on down to those that came with the product, leaving out what was rolled back; the
+row says that the server did it. The next start tries what people promoted once more: the disk may
+be back, the memory free.
 """
 
 import logging
@@ -168,10 +169,10 @@ class LiveStart:
 
     def _in_order(self) -> Iterator[str]:
         with self._registry.database.read() as connection:
-            changes = promotion_rows.history(connection)
+            # A model that an operator rolled back must not come back unasked, whole as it may be.
+            changes = promotion_rows.not_taken_back(connection)
             rows = self._registry.list(connection)
         yield from (one.model_id for one in changes if one.who != SERVER)
-        yield from (one.model_id for one in changes)
         yield from (row.model_id for row in rows if row.source == "shipped")
 
 

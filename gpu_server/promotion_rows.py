@@ -45,6 +45,13 @@ class Change:
     reason: str
 
 
+_later = promotions.alias("later")
+_STANDS = ~sa.exists().where(
+    _later.c.undoes <= promotions.c.id, _later.c.id > promotions.c.id
+)
+"""Of a change: no later roll back goes back to before it."""
+
+
 def last(connection: sa.Connection) -> Change | None:
     """Return the change that holds; None before the first start."""
     newest = sa.select(promotions).order_by(promotions.c.id.desc()).limit(1)
@@ -55,6 +62,16 @@ def last(connection: sa.Connection) -> Change | None:
 def history(connection: sa.Connection, limit: int | None = None) -> list[Change]:
     """Return the changes, the newest first."""
     chosen = sa.select(promotions).order_by(promotions.c.id.desc()).limit(limit)
+    return [Change(*row) for row in connection.execute(chosen)]
+
+
+def not_taken_back(connection: sa.Connection) -> list[Change]:
+    """Return the changes without those that a roll back took with it, the newest first.
+
+    It takes the promotion that it undoes and whatever confirmed that since; it stands itself, for
+    the model that it brought back, until that one is taken back in turn.
+    """
+    chosen = sa.select(promotions).where(_STANDS).order_by(promotions.c.id.desc())
     return [Change(*row) for row in connection.execute(chosen)]
 
 
@@ -82,12 +99,15 @@ def model_to_return_to(connection: sa.Connection) -> str | None:
 
 
 def was_trusted(connection: sa.Connection, model_id: str) -> bool:
-    """Say whether an operator promoted this model before and nobody took that back."""
-    undone = sa.select(promotions.c.undoes).where(promotions.c.undoes.is_not(None))
+    """Say whether an operator promoted this model before and nobody took that back.
+
+    What the server turned to because the live one was gone, no operator trusted.
+    """
     chosen = sa.select(promotions.c.id).where(
         promotions.c.model_id == model_id,
         promotions.c.undoes.is_(None),
-        promotions.c.id.not_in(undone),
+        promotions.c.who != SERVER,
+        _STANDS,
     )
     return connection.execute(chosen.limit(1)).first() is not None
 

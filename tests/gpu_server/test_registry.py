@@ -435,6 +435,52 @@ def test_a_model_that_was_away_at_one_start_is_live_again_at_the_next(
     assert (changes[0].who, changes[0].reason) == ("server", "it can be loaded again")
 
 
+def test_no_start_brings_back_what_an_operator_rolled_back(
+    registry: Registry, papers
+) -> None:
+    base = start(registry, "base")
+    for name in ("a", "b"):
+        registry.add(papers[name], "imported", "ada")
+        go_live(registry, name)
+    undo(registry)
+    shutil.rmtree(registry.root / "a")
+    assert start(registry, "base") == base
+    with registry.database.read() as connection:
+        assert not promotion_rows.was_trusted(connection, "b")
+
+
+def test_two_roll_backs_leave_nothing_of_what_lay_between(
+    registry: Registry, papers
+) -> None:
+    base = start(registry, "base")
+    for name in ("a", "b"):
+        registry.add(papers[name], "imported", "ada")
+        go_live(registry, name)
+    assert start(registry, "b") == "b"  # the settings confirm it: one row more
+    undo(registry)  # a roll back's row names "a" ...
+    undo(registry)  # ... which is taken back in turn
+    with registry.database.read() as connection:
+        kept = [one.model_id for one in promotion_rows.not_taken_back(connection)]
+        assert set(kept) == {base}
+        trusted = [promotion_rows.was_trusted(connection, one) for one in ("a", "b")]
+    assert trusted == [False, False]
+    assert start(registry, "b") == base
+
+
+def test_what_the_server_turned_to_by_itself_no_operator_trusted(
+    registry: Registry, papers
+) -> None:
+    start(registry, "base")
+    for name in ("a", "b"):
+        registry.add(papers[name], "imported", "ada")
+    with registry.database.write() as connection:
+        promotion_rows.record(connection, "a", "server", at=1.0)
+        promotion_rows.record(connection, "b", "ada", at=2.0)
+    with registry.database.read() as connection:
+        assert not promotion_rows.was_trusted(connection, "a")
+        assert promotion_rows.was_trusted(connection, "b")
+
+
 def test_a_model_of_long_ago_is_found_behind_many_promotions(
     registry: Registry, papers
 ) -> None:
