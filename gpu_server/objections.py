@@ -22,6 +22,8 @@ class Judgement:
 
     incumbent: str | None
     """Id of the model that it was judged against; None: nobody knows."""
+    forgotten: tuple[str, ...] = ()
+    """Earlier domains that it is worse on than that model."""
 
 
 def objection(
@@ -43,13 +45,15 @@ def objection(
 def judgement(
     registry: Registry, connection: sa.Connection, model: StoredModel
 ) -> Judgement:
-    """Return what a model was judged against, of its card.
+    """Return what a model was judged against and what it forgets, of its card.
 
-    A card that is older than this figure leaves it to the job, which was to start from the
+    A card older than the first of these figures leaves it to the job, which was to start from the
     live model unless somebody named another.
     """
-    incumbent = _report(registry, model).incumbent or _start_model(connection, model)
-    return Judgement(incumbent)
+    report = _report(registry, model)
+    incumbent = report.incumbent or _start_model(connection, model)
+    forgotten = (one.domain for one in report.replay if one.is_forgotten)
+    return Judgement(incumbent, tuple(forgotten))
 
 
 def _doubts(found: Judgement, live: str | None) -> list[str]:
@@ -59,13 +63,23 @@ def _doubts(found: Judgement, live: str | None) -> list[str]:
             f"it was judged against {found.incumbent}, but {live} is live now, which it was never "
             "compared with: run its job again from the live model"
         )
+    if found.forgotten:
+        doubts.append(
+            f"it forgets what the model before it knew: {', '.join(found.forgotten)}"
+        )
     return doubts
+
+
+class _Kept(BaseModel):
+    domain: str = "an earlier domain"
+    is_forgotten: bool = False
 
 
 class _Report(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     incumbent: str | None = None
+    replay: tuple[_Kept, ...] = ()
 
 
 class _Data(BaseModel):

@@ -205,6 +205,25 @@ def test_a_verdict_holds_against_the_model_that_it_compares_with_and_no_other(
     run(body)
 
 
+def test_a_candidate_that_forgets_takes_a_word_whatever_its_verdict(
+    run, papers, judge
+) -> None:
+    async def body(site: Site) -> None:
+        replay = [
+            {"domain": "simulated BF", "is_forgotten": True},
+            {"domain": "gold on carbon", "is_forgotten": True},
+            {"domain": "simulated HAADF", "is_forgotten": False},
+        ]
+        judge(papers["c"], incumbent=site.ids[0], replay=replay)
+        site.registry.add(papers["c"], "adapted", "job 2", verdict="doubtful")
+        told = "forgets what the model before it knew: simulated BF, gold on carbon;"
+        with pytest.raises(NeedsOverrideError, match=told):
+            await site.promotion.promote("c", "ada")
+        await site.promotion.promote("c", "ada", override=True, reason="BF is done")
+
+    run(body)
+
+
 def test_a_candidate_older_than_that_figure_was_judged_against_its_jobs_model(
     run, papers
 ) -> None:
