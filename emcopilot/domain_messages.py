@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from emcopilot.messages import Payload
+from emcopilot.messages import Payload, Request
 
 
 class DomainAnswer(Payload):
@@ -45,13 +45,13 @@ class ReservoirFrameAnswer(Payload):
     page: int
 
 
-class DomainName(Payload):
+class DomainName(Request):
     """The operator's name for a domain."""
 
     name: str = Field(min_length=1, max_length=80, pattern=r"\S")
 
 
-class DomainModel(Payload):
+class DomainModel(Request):
     """Which model a domain remembers."""
 
     model_id: str | None

@@ -2,17 +2,15 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from emcopilot.messages import Payload
+from emcopilot.messages import Payload, Request
 
 Preset = Literal["quick", "standard", "paper"]
 
 
-class JobRequest(Payload):
+class JobRequest(Request):
     """What is wanted of a new job; what is left out, the server chooses."""
-
-    model_config = ConfigDict(extra="forbid")
 
     preset: Preset | None = None
     """By default quick on a CPU, standard on a GPU."""

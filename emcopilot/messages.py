@@ -51,6 +51,15 @@ class Payload(BaseModel):
     )
 
 
+class Request(Payload):
+    """Base of every body that is sent: a key that nobody knows is refused, never ignored.
+
+    A misspelt one would leave its default, which may be to do it all with the live model.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class Problem(Payload):
     """An RFC 9457 problem document: every error of the API looks like this."""
 
@@ -361,10 +370,8 @@ class Changed(Payload):
     """Its event; statistics that are up to date with it include the change."""
 
 
-class CalibrationRequest(Payload):
+class CalibrationRequest(Request):
     """The pixel size that the operator vouches for."""
-
-    model_config = ConfigDict(extra="forbid")
 
     pixel_size_nm: float | tuple[float, float] | None = Field(examples=[0.1])
     """A number for square pixels, [y, x] for others, null for the frames' own; nm."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from emcopilot.messages import Payload, Unit
+from emcopilot.messages import Payload, Request, Unit
 
 MODEL_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
@@ -75,7 +75,7 @@ class PromotionsAnswer(Payload):
     changes: list[PromotionAnswer]
 
 
-class PromoteRequest(Payload):
+class PromoteRequest(Request):
     """What `POST /models/{id}/promote` takes; all of it may be left out."""
 
     override: bool = False
@@ -83,7 +83,7 @@ class PromoteRequest(Payload):
     reason: str = Field(default="", max_length=2000)
 
 
-class RollbackRequest(Payload):
+class RollbackRequest(Request):
     """What `POST /models/rollback` takes; may be left out."""
 
     reason: str = Field(default="", max_length=2000)
@@ -95,7 +95,7 @@ class ImportAnswer(Payload):
     model_id: str
 
 
-class CompareRequest(Payload):
+class CompareRequest(Request):
     """What `POST /models/{id}/compare` takes; all of it may be left out."""
 
     other: str | None = Field(default=None, pattern=rf"^{MODEL_ID}$")
@@ -155,14 +155,14 @@ class CompareAnswer(Payload):
     """Recent frames without a result of both: POST computes them."""
 
 
-class ReprocessRequest(Payload):
+class ReprocessRequest(Request):
     """What `POST /sessions/{id}/reprocess` takes; left out: everything anew by the live model."""
 
     model_id: str | None = Field(default=None, pattern=rf"^{MODEL_ID}$")
     """Compute the session by this model in the background, beside what is there."""
 
 
-class CountRequest(Payload):
+class CountRequest(Request):
     """Which model's results a session's statistics are made of."""
 
     model_id: str = Field(pattern=rf"^{MODEL_ID}$")

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from emcopilot.messages import Changed, Payload
+from emcopilot.messages import Changed, Payload, Request
 
 
 class Undone(Changed):
@@ -53,10 +53,8 @@ class UserAnswer(Payload):
     revoked_at: float | None
 
 
-class UserRequest(Payload):
+class UserRequest(Request):
     """A token to be made."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     """Whose or what it is for."""

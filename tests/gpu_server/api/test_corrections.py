@@ -112,3 +112,11 @@ def test_a_misspelt_key_is_refused(rest) -> None:
     answer = rest.http.post("/api/v1/sessions/1/calibration", json={"pixelsize": 1})
     assert answer.status_code == 422
     assert "pixelsize" in answer.json()["detail"]
+
+
+def test_a_session_is_not_processed_anew_for_a_misspelt_key(rest) -> None:
+    frame = rest.add([10])
+    answer = rest.http.post("/api/v1/sessions/1/reprocess", json={"model": "b"})
+    assert answer.status_code == 422
+    assert "body.model" in answer.json()["detail"]
+    assert rest.http.get(f"/api/v1/frames/{frame}").json()["state"] == "processed"

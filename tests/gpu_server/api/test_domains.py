@@ -89,6 +89,15 @@ def test_a_domain_remembers_its_model(rest) -> None:
     assert (told["model_id"], told["selects_model"]) == (None, False)
 
 
+def test_a_misspelt_key_changes_nothing_that_a_domain_remembers(rest) -> None:
+    url = f"/api/v1/domains/{add_frames(rest)}"
+    add_model(rest, "of-gold")
+    request = {"model_id": "of-gold", "select": True}
+    refused = rest.http.post(f"{url}/model", json=request)
+    assert (refused.status_code, "select" in refused.json()["detail"]) == (422, True)
+    assert rest.http.get(url).json()["model_id"] is None
+
+
 def test_what_is_not_there_is_said(rest) -> None:
     url = f"/api/v1/domains/{add_frames(rest)}"
     unknown = rest.http.post(f"{url}/model", json={"model_id": "no-such"})
