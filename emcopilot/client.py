@@ -278,7 +278,8 @@ class Client:
         Raises
         ------
         ServerError
-            With status 409 if it needs `override`, or another promotion is under way.
+            With status 409 if it needs `override`, or another promotion is under way; 422 if it
+            is overridden without a reason.
         """
         body: Json = {"override": override, "reason": reason}
         return self._post(f"/models/{model_id}/promote", body, 10 * self.timeout_s)

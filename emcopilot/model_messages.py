@@ -1,8 +1,8 @@
 """What the server says over REST of models: cards, promotions, comparisons, recomputations."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from emcopilot.messages import Payload, Request, Unit
 
@@ -81,6 +81,16 @@ class PromoteRequest(Request):
     override: bool = False
     """Promote it although something speaks against it: its `objection`."""
     reason: str = Field(default="", max_length=2000)
+    """Goes into the audit; an override has one."""
+
+    @model_validator(mode="after")
+    def _is_reasoned(self) -> Self:
+        if self.override and not self.reason.strip():
+            raise ValueError(
+                f"an override needs a reason for the audit, got {self.reason!r}; say in "
+                "`reason` why you promote it all the same"
+            )
+        return self
 
 
 class RollbackRequest(Request):

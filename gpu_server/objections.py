@@ -9,11 +9,15 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from emcopilot.errors import ModelError
+from emcopilot.errors import EMcopilotError, ModelError
 from gpu_server import promotion_rows
 from gpu_server.model_files import CARD_FILE
 from gpu_server.registry import Registry, StoredModel
 from gpu_server.tables import jobs
+
+
+class NotSelectableError(EMcopilotError):
+    """A domain cannot turn the server by itself to a model that takes a person's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,26 @@ def objection(
         return "its report says reject: it is worse than the incumbent"
     found = judgement(registry, connection, model)
     return "; ".join(_doubts(found, live)) or None
+
+
+def require_selectable(
+    registry: Registry, connection: sa.Connection, model_id: str
+) -> None:
+    """Refuse a model that a return to its domain could not promote without a person.
+
+    Raises
+    ------
+    NotSelectableError
+        If promoting it takes an override; the message says why.
+    LookupError
+        If there never was such a model.
+    """
+    why = objection(registry, connection, registry.find(connection, model_id))
+    if why:
+        raise NotSelectableError(
+            f"no domain can turn the server to {model_id} by itself: {why}; promote it once with "
+            "override = true and a reason, or let the domain propose it (selects = false)"
+        )
 
 
 def judgement(

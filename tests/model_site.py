@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from emcopilot.decode import Frame, open_frames
 from gpu_server import promotion_rows
-from gpu_server.api import compare, corrections, models, results
+from gpu_server.api import compare, corrections, domains, models, results
 from gpu_server.api.problems import install_problem_handlers
 from gpu_server.api.services import Services
 from gpu_server.auth import Gate
@@ -111,7 +111,7 @@ def _app(lab, registry: Registry, scratch: Path) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan)
     install_problem_handlers(app)
-    for part in (models, compare, corrections, results):
+    for part in (models, compare, corrections, results, domains):
         app.include_router(part.router)
     app.add_middleware(
         Gate, store=lambda: lab.store, upload_bytes={"/api/v1/models/import": 2**24}

@@ -22,10 +22,12 @@ from emcopilot.look_words import usual_look
 from emcopilot.messages import Changed
 from gpu_server import domains, shift_rows
 from gpu_server.api.corrections import Operator
+from gpu_server.api.models import refused
 from gpu_server.api.problems import PROBLEM_RESPONSES, ProblemError
 from gpu_server.api.results import Id
 from gpu_server.api.services import Services, ServicesDep
 from gpu_server.domains import DomainRow
+from gpu_server.objections import NotSelectableError, require_selectable
 from gpu_server.shift_rows import SessionShift
 
 router = APIRouter(prefix="/api/v1", tags=["domains"], responses=PROBLEM_RESPONSES)
@@ -68,6 +70,9 @@ async def remember_model(
     """Let a domain remember a model: going back to it proposes, or selects, that one."""
 
     def remember(connection: sa.Connection) -> int:
+        if services.models and request.model_id and request.selects:
+            registry = services.models.registry
+            require_selectable(registry, connection, request.model_id)
         return domains.remember_model(
             connection,
             domain_id,
@@ -77,7 +82,10 @@ async def remember_model(
             at=time.time(),
         )
 
-    return await _change(services, remember)
+    try:
+        return await _change(services, remember)
+    except NotSelectableError as error:
+        raise refused(error) from error
 
 
 @router.get("/domains/{domain_id}/frames")

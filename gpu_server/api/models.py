@@ -34,7 +34,7 @@ from gpu_server.counting import frames_by_model
 from gpu_server.model_archive import MAX_ARCHIVE_BYTES
 from gpu_server.model_desk import ModelDesk
 from gpu_server.model_files import CARD_FILE, UnfitModelError
-from gpu_server.objections import judgement, objection
+from gpu_server.objections import NotSelectableError, judgement, objection
 from gpu_server.promotion import (
     BusyError,
     NeedsOverrideError,
@@ -58,6 +58,12 @@ _REFUSALS: tuple[tuple[type[EMcopilotError], int, str, str], ...] = (
         409,
         "The candidate needs an override",
         'send {"override": true, "reason": "..."}',
+    ),
+    (
+        NotSelectableError,
+        409,
+        "The model cannot be selected",
+        'promote it once yourself, or send {"selects": false}',
     ),
     (NothingToUndoError, 409, "Nothing to roll back", "promote the model you want"),
     (FullError, 409, "Too many sessions wait", "try again when one is done"),

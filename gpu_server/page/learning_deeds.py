@@ -16,6 +16,7 @@ from gpu_server.api.services import Services
 from gpu_server.job_desk import JobDesk
 from gpu_server.job_rows import Preset
 from gpu_server.model_desk import ModelDesk
+from gpu_server.objections import require_selectable
 from gpu_server.page.frame_canvas import API
 from gpu_server.tokens import Identity
 
@@ -111,11 +112,15 @@ class Deeds:
     ) -> bool:
         """Say whether a domain's frames turn the server to its model."""
         who = self._who.name
-        return await self._of_domains(
-            lambda c: domains.remember_model(
+
+        def write(c: sa.Connection) -> None:
+            if model_id and selects:
+                require_selectable(self._models().registry, c, model_id)
+            domains.remember_model(
                 c, domain_id, model_id, selects, who=who, at=time.time()
             )
-        )
+
+        return await self._of_domains(write)
 
     async def _of_jobs(self, act: Callable[[JobDesk], object]) -> bool:
         async def change() -> None:

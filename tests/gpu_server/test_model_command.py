@@ -35,7 +35,9 @@ def test_promoting_and_rolling_back_by_command(ask) -> None:
 def test_a_refusal_is_said_with_what_to_do(ask) -> None:
     with pytest.raises(EMcopilotError, match=r"worse than the incumbent.*override"):
         ask("promote", "c")
-    assert "c is live" in ask("promote", "c", "--override")
+    with pytest.raises(EMcopilotError, match="an override needs a reason"):
+        ask("promote", "c", "--override")
+    assert "c is live" in ask("promote", "c", "--override", "--reason", "a trial")
 
 
 def test_a_model_goes_from_server_to_server_as_one_file(ask, tmp_path: Path) -> None:

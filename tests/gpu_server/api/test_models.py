@@ -5,7 +5,12 @@ import json
 import shutil
 import zipfile
 
+import httpx
 import pytest
+import sqlalchemy as sa
+
+from gpu_server.domains import SETTLED
+from gpu_server.tables import domains
 
 
 def test_the_list_says_what_is_live_and_what_needs_a_word(model_site) -> None:
@@ -76,8 +81,41 @@ def test_a_rejected_candidate_is_not_promotable_without_override(model_site) -> 
     assert refused.status_code == 409
     assert "override" in refused.json()["do"]
     assert "worse than the incumbent" in refused.json()["detail"]
-    forced = model_site.ask("POST", "/models/c/promote", json={"override": True})
+    for reason in ({}, {"reason": " \n"}):
+        request = {"override": True, **reason}
+        unsaid = model_site.ask("POST", "/models/c/promote", json=request)
+        assert unsaid.status_code == 422
+        assert "an override needs a reason" in unsaid.json()["detail"]
+    assert model_site.ask("GET", "/models/promotions").json()["live"] == "a"
+    request = {"override": True, "reason": "I compared them"}
+    forced = model_site.ask("POST", "/models/c/promote", json=request)
     assert forced.status_code == 200
+
+
+def test_a_domain_selects_no_model_that_takes_a_persons_word(model_site) -> None:
+    row = {"name": "BF", "created_at": 1.0, "seen_at": 1.0, "features": "f"}
+    with model_site.registry.database.write() as connection:
+        connection.execute(
+            domains.insert().values(**row, look=b"", frame_count=SETTLED)
+        )
+
+    def remember(model_id: str, *, selects: bool) -> httpx.Response:
+        request = {"model_id": model_id, "selects": selects}
+        return model_site.ask("POST", "/domains/1/model", json=request)
+
+    refused = remember("c", selects=True)
+    assert refused.status_code == 409
+    assert "worse than the incumbent; promote it once" in refused.json()["detail"]
+    assert '{"selects": false}' in refused.json()["do"]
+    assert remember("zebra", selects=True).status_code == 404
+    with model_site.registry.database.read() as connection:
+        assert connection.scalar(sa.select(domains.c.model_id)) is None
+    assert remember("c", selects=False).status_code == 200  # it is proposed
+    assert remember("b", selects=True).status_code == 200
+    request = {"override": True, "reason": "best on thick support"}
+    model_site.ask("POST", "/models/c/promote", json=request).raise_for_status()
+    model_site.ask("POST", "/models/b/promote").raise_for_status()
+    assert remember("c", selects=True).status_code == 200  # an operator trusted it
 
 
 def test_viewers_look_operators_promote_and_admins_delete(model_site) -> None:
