@@ -58,6 +58,7 @@ class Trainer:
     def __init__(self, folder: Path, settings: AdaptationSettings) -> None:
         self._folder, self._settings = folder, settings
         self._process: Process | None = None
+        self._end: asyncio.Task[int] | None = None
         self._cancelling: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -90,6 +91,7 @@ class Trainer:
             raise AdaptationError(
                 f"the job's process does not start: {error}; is the disk full, or out changed?"
             ) from error
+        self._end = asyncio.create_task(_see_out(self._process))
         log.info("trainer started pid=%d folder=%s", self._process.pid, self._folder)
         return self
 
@@ -102,8 +104,8 @@ class Trainer:
         if self._cancelling:
             self._cancelling.cancel()
         self._signal(signal.SIGKILL)
-        if self._process:
-            await self._process.wait()
+        if self._end:
+            await asyncio.shield(self._end)
 
     def _command(self) -> list[str]:
         # Isolated: what somebody put into the job's folder is never imported.
@@ -125,10 +127,11 @@ class Trainer:
 
     async def ended(self, timeout_s: float | None = None) -> Answer | None:
         """Wait for the end; returns how it was, or None if time is up before."""
-        assert self._process is not None, "the context is entered"
+        assert self._end is not None, "the context is entered"
         try:
             async with asyncio.timeout(timeout_s):
-                status = await self._process.wait()
+                # Shielded: who no longer waits must not end the watch over the process.
+                status = await asyncio.shield(self._end)
         except TimeoutError:
             return None
         return _answer(self._folder, status)
@@ -152,6 +155,20 @@ class Trainer:
         if self._process and self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+async def _see_out(process: Process) -> int:
+    """Wait for a job's process and end what it leaves in its group; returns its status.
+
+    Workers die with it where the system sees to that, but one that only just started may not
+    know yet, and one that is stopped never will.
+    """
+    status = await process.wait()
+    # At once, not when the context is left: as long as anything is left in the group its number is
+    # not given to another, and an empty one's not before all others had their turn.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return status
 
 
 class ProgressTail:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.util import register_after_fork
 from pathlib import Path
 from typing import IO
 
@@ -55,6 +56,9 @@ def opened(job: AdaptSettings, files: Sequence[Path]) -> Iterator[Path]:
     """
     job.out.mkdir(parents=True, exist_ok=True)
     with (job.out / LOCK_FILE).open("w") as lock:
+        # A lock of flock's is held by all who inherit its file: a worker that lives on, stopped
+        # perhaps, would keep the folder from the job that is started again.
+        register_after_fork(lock, _let_go)
         if not _is_taken(lock):
             raise AdaptationError(
                 f"another job is working in {job.out}; wait for it, or choose another --out"
@@ -78,6 +82,11 @@ def _is_taken(lock: IO[str]) -> bool:
             time.sleep(0.2)
         else:
             return True
+
+
+def _let_go(lock: IO[str]) -> None:
+    """Close what a forked process inherited; its parent holds the lock as before."""
+    lock.close()
 
 
 def identity(job: AdaptSettings, files: Sequence[Path]) -> dict[str, object]:

@@ -8,6 +8,7 @@ budget in steps or epochs it then ends, on a CPU, with the very weights of an un
 
 import argparse
 import logging
+import multiprocessing
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from emcopilot.errors import ConfigError, ModelError
+from emcopilot.leash import die_with_parent
 from models import curves
 from models.augmentation import Source, draw_batch
 from models.checkpoint import STATE_FILE, ModelCard
@@ -44,6 +46,7 @@ EDGE_FRAMES = 24
 STATE_IN_MODELS = 18
 """Disk that a run needs, in fp16 models: state 8 (network, average, two moments), model 1, and
 each once more while it is replaced."""
+_IS_LINUX = sys.platform.startswith("linux")
 
 
 def train(
@@ -174,10 +177,19 @@ def tile_batches(
         batch_size=None,
         sampler=range(run.step, sys.maxsize),
         num_workers=workers,
+        # Forked where that is sound: the frames are shared, and the leash knows its parent.
+        multiprocessing_context="fork" if workers and _IS_LINUX else None,
+        worker_init_fn=_end_with_the_run,
         pin_memory=run.device.type == "cuda",
         # Its own: the loader draws a seed, and dropout's stream must not notice.
         generator=torch.Generator(),
     )
+
+
+def _end_with_the_run(_worker: int) -> None:
+    """Leash a worker: torch's own watch sees to nothing while the job is stopped."""
+    run = multiprocessing.parent_process()
+    die_with_parent(run.pid if run else None)
 
 
 def edge_frames(sources: Sequence[Source]) -> list[LabelledFrame]:

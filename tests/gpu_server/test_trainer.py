@@ -2,9 +2,13 @@
 
 import asyncio
 import os
+import signal
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from emcopilot.errors import AdaptationError
@@ -70,3 +74,35 @@ def test_leaving_ends_the_process(tmp_path: Path) -> None:
     group = asyncio.run(scene())
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
+
+
+def test_what_a_killed_process_started_ends_with_it_also_when_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In Python's place, a program that starts another, as the job's starts workers.
+    program = tmp_path / "program"
+    program.write_text(
+        "#!/bin/sh\nsleep 100 &\necho $! > worker.new\nmv worker.new worker\nwait"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    async def scene() -> psutil.Process:
+        async with Trainer(tmp_path, SETTINGS) as trainer:
+            async with asyncio.timeout(20):
+                while not (tmp_path / "worker").exists():
+                    await asyncio.sleep(0.02)
+            worker = psutil.Process(int((tmp_path / "worker").read_text()))
+            os.killpg(trainer.group, signal.SIGSTOP)
+            os.kill(trainer.group, signal.SIGKILL)
+            answer = await trainer.ended(20)
+            assert answer is not None
+            assert answer.state == "died"
+        return worker
+
+    worker = asyncio.run(scene())
+    with suppress(psutil.NoSuchProcess):
+        until = time.monotonic() + 5.0
+        while worker.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < until, worker.status()
+            time.sleep(0.05)
