@@ -15,6 +15,7 @@ from models.adapt_settings import PRESETS, AdaptSettings, chosen_job
 from models.background import bound_memory, step_back
 from models.checkpoint import ModelCard
 from models.job_clock import JobClock, expected_s
+from models.training import named_device
 from models.watch import Cancelled, FileWatch
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
@@ -56,11 +57,13 @@ def _in_background(options: argparse.Namespace, given: dict[str, object]) -> int
     """Run a job for a server: out of its way, and with one line of JSON as the answer."""
     die_with_parent()
     step_back(options.priority)
-    bound_memory(options.memory_bytes, options.gpu_share)
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
         job = chosen_job(options.job, given)
+        bound_memory(
+            options.memory_bytes, options.gpu_share, device=named_device(job.device)
+        )
         watch = FileWatch(job.out, JobClock(expected_s(job), job.rounds))
         answer, status = _answer(adapt(job, watch), job) | {"state": "done"}, OK
     except Cancelled as error:

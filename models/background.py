@@ -36,23 +36,29 @@ def step_back(priority: Priority) -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def bound_memory(memory_bytes: int, gpu_share: float = 1.0) -> None:
+def bound_memory(
+    memory_bytes: int, gpu_share: float = 1.0, *, device: torch.device
+) -> None:
     """Let this process hold no more than so much memory beyond what it holds now.
 
     Parameters
     ----------
     memory_bytes : int
-        Of the machine, where there is no GPU; 0 sets no bound.
+        Of the machine, for a job on the CPU; 0 sets no bound.
     gpu_share : float
-        Of the GPU's memory, where there is one: 0..1.
+        Of the GPU's memory, for a job on it: 0..1.
+    device : torch.device
+        Where the job computes, whatever else the machine has.
 
     Notes
     -----
     On Linux the bound is RLIMIT_DATA, which counts what is written to: torch's allocator fails and
     the batch is cut in two. RLIMIT_AS would count what libraries merely reserve, gigabytes of it.
     """
-    if torch.cuda.is_available():
-        # Nothing is bound on the CPU then: the driver maps more than it ever uses.
+    if device.type == "cuda":
+        # Nothing is bound on the CPU then: what the driver cannot map, writable and private as
+        # RLIMIT_DATA counts it, it reports as an unknown failure of the GPU, and no smaller batch
+        # helps. A job on the CPU holds no context, so that it is bound beside a GPU, too.
         torch.cuda.set_per_process_memory_fraction(gpu_share)
         return
     if not memory_bytes:
