@@ -4,21 +4,24 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from emcopilot.errors import ConfigError, EMcopilotError
+from emcopilot.errors import AdaptationError, ConfigError, EMcopilotError
 from emcopilot.leash import die_with_parent
 from models.adapt import adapt
 from models.adapt_settings import PRESETS, AdaptSettings, chosen_job
 from models.background import bound_memory, step_back
 from models.checkpoint import ModelCard
 from models.job_clock import JobClock, expected_s
-from models.training import named_device
+from models.training import is_out_of_memory, named_device
 from models.watch import Cancelled, FileWatch
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
+_SAID = 1000
 
 
 def run(argv: list[str]) -> int:
@@ -43,7 +46,8 @@ def main(argv: list[str]) -> int:
     if options.background:
         return _in_background(options, given)
     job = chosen_job(options.job, given)
-    card = adapt(job)
+    with memory_sufficing():
+        card = adapt(job)
     if options.json:
         answer = json.dumps(_answer(card, job))
     else:
@@ -65,16 +69,42 @@ def _in_background(options: argparse.Namespace, given: dict[str, object]) -> int
             options.memory_bytes, options.gpu_share, device=named_device(job.device)
         )
         watch = FileWatch(job.out, JobClock(expected_s(job), job.rounds))
-        answer, status = _answer(adapt(job, watch), job) | {"state": "done"}, OK
+        with memory_sufficing():
+            card = adapt(job, watch)
+        answer, status = _answer(card, job) | {"state": "done"}, OK
     except Cancelled as error:
         answer, status = {"state": "cancelled", "reason": str(error)}, FAILED
     except ConfigError as error:
         answer, status = {"state": "failed", "reason": str(error)}, BAD_USAGE
-    except (EMcopilotError, MemoryError, OSError) as error:
-        reason = str(error) or "out of memory"
-        answer, status = {"state": "failed", "reason": reason}, FAILED
+    except (EMcopilotError, OSError) as error:
+        answer, status = {"state": "failed", "reason": str(error)}, FAILED
     sys.stdout.write(json.dumps(answer) + "\n")
     return status
+
+
+@contextmanager
+def memory_sufficing() -> Iterator[None]:
+    """Let a job that runs out of memory fail with the remedy, not die with a traceback.
+
+    Optimiser steps cut their batches first; all else would only run out again at the next start.
+
+    Raises
+    ------
+    AdaptationError
+        If memory, a GPU's or the machine's, did not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # The last line: before it, an error out of a worker has the worker's traceback.
+        said = (str(error).strip().splitlines() or ["no more is known"])[-1]
+        raise AdaptationError(
+            f"out of memory ({said[:_SAID]}); give fewer or smaller frames, choose another preset "
+            "(quick needs least), or free memory: end other programs, or raise memory_bytes or "
+            "gpu_share, the job's bounds; what is done is kept"
+        ) from error
 
 
 def _answer(card: ModelCard, job: AdaptSettings) -> dict[str, object]:
