@@ -163,6 +163,7 @@ class Adaptation:
             start,
             self._registry.folder(other) if other else None,
             named.name if named else f"domain {job.domain_id}",
+            named.key if named else f"domain {job.domain_id}",
         )
 
     async def _train(self, folder: Path, job: Job) -> Answer:

@@ -54,6 +54,12 @@ class DomainRow:
     selects_model: bool
     """Whether its frames turn the server to that model without being asked."""
 
+    @property
+    def key(self) -> str:
+        """What tells it from all domains, here and where a model may come from or go to."""
+        # Names may be alike; numbers are another server's, too, from which models are imported.
+        return f"domain {self.id} of {self.created_at:.3f}"
+
 
 @dataclass(frozen=True, slots=True)
 class ReservoirFrame:

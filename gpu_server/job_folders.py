@@ -62,6 +62,8 @@ class Places:
     """The live model's folder, where it is another."""
     domain: str
     """What it is called."""
+    domain_key: str = ""
+    """What it is told by, whatever it and others are called."""
 
 
 async def lay_out(
@@ -109,6 +111,7 @@ async def lay_out(
             overrides,
             device=device,
             domain=found.domain,
+            domain_key=found.domain_key,
             has_live=(folder / LIVE).is_dir(),
         )
         await asyncio.to_thread(_replace, folder / JOB_FILE, text.encode())
@@ -150,6 +153,7 @@ def job_toml(
     *,
     device: str,
     domain: str = "",
+    domain_key: str = "",
     has_live: bool = False,
 ) -> str:
     """Return a job's settings as TOML, with places relative to its folder."""
@@ -163,6 +167,8 @@ def job_toml(
         "device": device,
         "seed": job.seed,
     }
+    if domain_key:
+        settings["domain_key"] = domain_key
     if has_live:
         settings["incumbent"] = LIVE
     return "".join(f"{line}\n" for line in _toml("", {**settings, **overrides}))

@@ -170,6 +170,7 @@ def one_round(
         job.domain or f"frames {content_of(files)[:8]}",
         domain.named_held_back,
         network_cut(trained, job.device),
+        key=job.domain_key,
     )
     return trained, outcome
 

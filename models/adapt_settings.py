@@ -17,6 +17,7 @@ How = Literal["auto", "incumbent", "sam", "classical"]
 
 _PLACES = ("frames", "out", "sam", "inception")
 _MODELS = ("model", "incumbent")
+_PASSING = ("device", "domain", "domain_key")
 
 
 class AdaptSettings(Settings):
@@ -28,6 +29,9 @@ class AdaptSettings(Settings):
     """The job's folder; it becomes the candidate, a model directory."""
     domain: str = Field(default="", max_length=200)
     """What the domain is called, for people; by default, after its frames' content."""
+    domain_key: str = Field(default="", max_length=200)
+    """What tells the domain from others of its name, where a server keeps them: its frozen frames
+    are kept by it. By default, the name."""
     preset: Preset = "standard"
     """Where the other settings start."""
     model: str = "base"
@@ -77,7 +81,7 @@ class AdaptSettings(Settings):
         """
         stages = {"pix2pix", "cyclegan", "train"}
         plain = self.model_dump(
-            mode="json", exclude={"device", "domain", *_PLACES, *_MODELS, *stages}
+            mode="json", exclude={*_PASSING, *_PLACES, *_MODELS, *stages}
         )
         return plain | {name: getattr(self, name).lasting() for name in sorted(stages)}
 

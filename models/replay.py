@@ -21,8 +21,12 @@ from models.segmentation_metrics import pixel_score
 from models.synthesise import Cut, Frame
 
 REPLAY_FILE = "replay.npz"
-"""In a model's folder: frames of the domains it learnt, named DOMAIN|FRAME."""
-_BETWEEN = "|"
+"""In a model's folder: frames of the domains it learnt, named DOMAIN|FRAME.
+
+DOMAIN is a name, or a name and behind a unit separator the domain's key: names are the operator's,
+and two domains may bear one. A file of an earlier release holds names alone, which are its keys.
+"""
+_BETWEEN, _BEFORE_KEY = "|", "\x1f"
 SEED, SIDE_PX, OF_A_MODE = 20_261_127, 256, 4
 MODES: tuple[Mode, ...] = ("haadf", "bf")
 KEPT, KEPT_SIDE_PX, MOST_DOMAINS = 4, 384, 8
@@ -75,8 +79,8 @@ def retention(model: str | Path, incumbent: Cut, candidate: Cut) -> list[Retenti
         for name, frames in groups.items()
     ]
     learnt = [
-        _retention(name, frames, incumbent, candidate, is_truth=False)
-        for name, frames in _by_domain(replay_of(model)).items()
+        _retention(_name_of(frames[-1]), frames, incumbent, candidate, is_truth=False)
+        for frames in _by_domain(replay_of(model)).values()
     ]
     return known + learnt
 
@@ -105,6 +109,8 @@ def keep_replay(
     domain: str,
     frames: Sequence[tuple[str, Frame]],
     cut: Cut,
+    *,
+    key: str = "",
 ) -> None:
     """Write what a candidate brings with it: the incumbent's set, and some of its own domain.
 
@@ -114,22 +120,26 @@ def keep_replay(
     model : str or Path
         The incumbent.
     domain : str
-        Names the new frames' domain; frames that it holds already are replaced.
+        What the new frames' domain is called now.
     frames : sequence of (str, float32 array (H, W))
         Normalised frames that nothing learnt from, by name; the middle of the first few is kept.
     cut : callable
         The candidate's.
+    key : str
+        Tells the domain from all others, whatever they are called; without, its name does. Frames
+        that the set holds of the same domain already are replaced.
     """
+    told = _plain(domain) + (f"{_BEFORE_KEY}{_plain(key)}" if key else "")
     ours = [
         LabelledFrame(
-            f"{domain.replace(_BETWEEN, ' ')}{_BETWEEN}{name}",
+            f"{told}{_BETWEEN}{name}",
             pixels.astype(np.float16),
             cut(pixels),
         )
         for name, pixels in ((name, _middle(one)) for name, one in frames[:KEPT])
     ]
     groups = _by_domain(replay_of(model))
-    groups.pop(domain.replace(_BETWEEN, " "), None)
+    groups.pop(_key_of(told), None)
     kept = list(groups.values())[-(MOST_DOMAINS - 1) :]
     save_frames(path, [frame for group in kept for frame in group] + ours)
 
@@ -155,8 +165,23 @@ def _retention(
 def _by_domain(frames: Sequence[LabelledFrame]) -> dict[str, list[LabelledFrame]]:
     groups: dict[str, list[LabelledFrame]] = {}
     for frame in frames:
-        groups.setdefault(frame.name.partition(_BETWEEN)[0], []).append(frame)
+        told = frame.name.partition(_BETWEEN)[0]
+        groups.setdefault(_key_of(told), []).append(frame)
     return groups
+
+
+def _key_of(told: str) -> str:
+    """Return the key with its sign before it, so that it is nobody's name; else the name."""
+    name, sign, key = told.partition(_BEFORE_KEY)
+    return f"{sign}{key}" if sign else name
+
+
+def _name_of(frame: LabelledFrame) -> str:
+    return frame.name.partition(_BETWEEN)[0].partition(_BEFORE_KEY)[0]
+
+
+def _plain(text: str) -> str:
+    return text.replace(_BETWEEN, " ").replace(_BEFORE_KEY, " ")
 
 
 def _simulated(mode: Mode, number: int) -> LabelledFrame:

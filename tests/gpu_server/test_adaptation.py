@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+import tomllib
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,7 @@ from emcopilot.decode import open_frames
 from gpu_server import job_rows
 from gpu_server.adaptation import MOST_STARTS, Adaptation
 from gpu_server.config import AdaptationSettings
+from gpu_server.domains import domain, rename
 from gpu_server.job_rows import Job
 from gpu_server.registry import InUseError
 from gpu_server.traffic import Traffic
@@ -182,6 +184,25 @@ def test_what_the_process_says_is_the_reason_and_a_cancelled_job_ends(job_lab) -
     # The live model is made of paper, and no network at all.
     assert "unreadable model card" in (find(job_lab, first.id).reason or "")
     assert not trainers()
+
+
+def test_a_job_tells_its_domain_from_another_of_its_name(job_lab) -> None:
+    job, other_id = order(job_lab), job_lab.add_domain(3, "BF")
+    with job_lab.store.database.write() as connection:
+        for domain_id in (job.domain_id, other_id):
+            rename(connection, domain_id, "gold", "ada", at=9.0)
+        other = domain(connection, other_id)
+    file = job_lab.desk.folder(job.id) / JOB_FILE
+
+    async def scene() -> None:
+        async with running(job_lab):
+            await until(file.exists)
+
+    run(scene())
+    said = tomllib.loads(file.read_text())
+    assert said["domain"] == other.name == "gold"
+    assert said["domain_key"] == f"domain {job.domain_id} of 5.000"
+    assert other.key == f"domain {other_id} of 5.000"
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from gpu_server import job_folders
 from gpu_server.domains import reservoir_frames
 from gpu_server.job_folders import Places, job_toml, lay_out
 from gpu_server.job_rows import Job
+from models.adapt_settings import chosen_job
 
 ODD = '"odd" \\ \x7f \u00e5 \U0001f52c name'
 
@@ -210,6 +211,18 @@ def test_overrides_lie_over_the_preset_of_the_job(job_lab) -> None:
     assert said["pix2pix"] == {"steps": 3, "weights": {"gan": 0.5}}
     assert said["domain"] == ODD
     assert "incumbent" not in said
+
+
+def test_a_job_s_domain_is_told_by_its_key_and_is_no_other_job_by_its_name(
+    job_lab, tmp_path: Path
+) -> None:
+    job, jobs = ordered(job_lab), []
+    for name, key in (("one", "domain 1 of 5.000"), ("renamed", ""), ("one", "x" * 9)):
+        path = tmp_path / "job.toml"
+        path.write_text(job_toml(job, {}, device="cpu", domain=name, domain_key=key))
+        jobs.append(chosen_job(path, {}))
+    assert [one.domain_key for one in jobs] == ["domain 1 of 5.000", "", "x" * 9]
+    assert jobs[0].lasting() == jobs[1].lasting() == jobs[2].lasting()
 
 
 def test_a_job_that_is_done_keeps_its_pictures_and_figures_alone(

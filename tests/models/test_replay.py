@@ -7,6 +7,8 @@ import pytest
 
 from models import checkpoint
 from models.agreement import agreements
+from models.datasets import LabelledFrame
+from models.frame_sets import save_frames
 from models.npssegnet import Architecture, build
 from models.replay import (
     KEPT,
@@ -111,6 +113,44 @@ def test_a_domain_that_is_learnt_again_replaces_itself_and_many_are_bounded(
     assert len({name.partition("|")[0] for name in names}) == MOST_DOMAINS
     assert "d1|frame0" not in names
     assert [name for name in names if name.startswith("d5")] == ["d5|frame0"]
+
+
+def test_two_domains_of_one_name_keep_their_frames_and_a_renamed_one_has_one_set(
+    learnt: Path,
+) -> None:
+    def keep(name: str, key: str, count: int) -> None:
+        keep_replay(learnt / REPLAY_FILE, learnt, name, frames(count), bright, key=key)
+
+    keep("HAADF", "domain 1 of 5.000", 2)
+    keep("HAADF", "domain 2 of 9.000", 3)
+    learnt_before = retention(learnt, bright, bright)[2:]
+    assert [(one.domain, one.frames) for one in learnt_before] == [
+        ("HAADF", 2), ("HAADF", 3),
+    ]  # fmt: skip
+    keep("gold on | carbon", "domain 1 of 5.000", 4)
+    renamed = retention(learnt, bright, bright)[2:]
+    assert [(one.domain, one.frames) for one in renamed] == [
+        ("HAADF", 3), ("gold on   carbon", 4),
+    ]  # fmt: skip
+
+
+def test_a_set_of_an_earlier_release_stays_beside_a_domain_of_its_name(
+    learnt: Path,
+) -> None:
+    rng = np.random.default_rng(3)
+    old = [
+        LabelledFrame(f"HAADF|old{n}", pixels.astype(np.float16), bright(pixels))
+        for n, pixels in enumerate(rng.standard_normal((2, 64, 64)))
+    ]
+    save_frames(learnt / REPLAY_FILE, old)
+    keep_replay(
+        learnt / REPLAY_FILE, learnt, "HAADF", frames(3), bright, key="domain 7"
+    )
+    found = retention(learnt, bright, bright)[2:]
+    assert [(one.domain, one.frames) for one in found] == [("HAADF", 2), ("HAADF", 3)]
+    keep_replay(learnt / REPLAY_FILE, learnt, "HAADF", frames(1), bright)
+    found = retention(learnt, bright, bright)[2:]
+    assert [(one.domain, one.frames) for one in found] == [("HAADF", 3), ("HAADF", 1)]
 
 
 def test_a_candidate_that_forgets_is_doubtful_and_says_of_what() -> None:
