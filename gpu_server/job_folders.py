@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from emcopilot.durable import give_name
 from emcopilot.errors import AdaptationError, DecodeError, ModelError
@@ -64,6 +65,20 @@ class Places:
     """What it is called."""
     domain_key: str = ""
     """What it is told by, whatever it and others are called."""
+
+
+class _Chosen(BaseModel):
+    """A frame as the file of the choice names it; a hand may have been at it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    frame_id: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # it becomes part of a path
+    name: str
+    page: int = Field(ge=0)
+
+
+_CHOICE = TypeAdapter(list[_Chosen])
 
 
 async def lay_out(
@@ -214,13 +229,21 @@ def _choice(folder: Path, frames: list[ReservoirFrame]) -> list[ReservoirFrame]:
     path = folder / CHOICE_FILE
     if path.exists():
         try:
-            return [ReservoirFrame(**row) for row in json.loads(path.read_text())]
-        except (ValueError, TypeError) as error:
+            rows = _CHOICE.validate_json(path.read_bytes())
+        except ValidationError as error:
             raise AdaptationError(
-                f"{path} cannot be read: {error}; somebody changed it: start a new job"
+                f"{path} cannot be read: {_first_of(error)}; somebody changed it: start a new job"
             ) from error
+        return [ReservoirFrame(**row.model_dump()) for row in rows]
     _replace(path, json.dumps([asdict(frame) for frame in frames], indent=1).encode())
     return frames
+
+
+def _first_of(error: ValidationError) -> str:
+    """Say where a file breaks its rules first, what stands there and what should."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}, got {str(first['input'])[:80]!r}"
 
 
 async def _write_frames(

@@ -1,12 +1,13 @@
 """A job's real frames with their rough masks, and who learns from which."""
 
 import hashlib
-import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from emcopilot.errors import AdaptationError
 from models import checkpoint
@@ -18,11 +19,23 @@ from models.domain_frames import FEWEST, read_domain
 from models.job_folder import kept
 from models.npssegnet import torch_run
 from models.predict import mean_leads
-from models.rough_mask import NOTHING_FOUND, rough_masks
+from models.rough_mask import NOTHING_FOUND, Maker, rough_masks
 from models.synthesise import Cut, Frame
 from models.training import named_device
 
+log = logging.getLogger(__name__)
+
 NOTE_FILE, MASKS_FILE = "rough.json", "rough.npz"
+
+
+class _Note(BaseModel):
+    """How the rough masks beside it came about."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    how: Maker
+    why: str
+    left_out: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +89,7 @@ def open_domain(
     AdaptationError
         If fewer than 5 frames show particles.
     """
-    frames = kept(
-        directory / MASKS_FILE, lambda: _masked(job, list(files), model, directory)
-    )
-    note = json.loads((directory / NOTE_FILE).read_text())
+    frames, note = _kept_masks(job, list(files), model, directory)
     # By their names: a frame that one round holds back no other learns from, or nearly so.
     drawn = sorted(frames, key=lambda frame: _draw(job.seed, frame.name))
     # Of few frames a fifth, so that the most is left to learn from.
@@ -90,11 +100,41 @@ def open_domain(
         painted=rest[: job.painted],
         held_back=[f.pixels.astype(np.float32) for f in drawn[:held_back]],
         # The job's incumbent: later rounds start from models that saw synthetic images.
-        cut=independent_cut(note["how"], job.model, rest, job.device),
-        how=note["how"],
-        why=note["why"],
-        left_out=note["left_out"],
+        cut=independent_cut(note.how, job.model, rest, job.device),
+        how=note.how,
+        why=note.why,
+        left_out=note.left_out,
     )
+
+
+def _kept_masks(
+    job: AdaptSettings, files: list[Path], model: str, directory: Path
+) -> tuple[list[LabelledFrame], _Note]:
+    """Return masks and note as they lie in `directory`; both are made anew if either is damaged.
+
+    A note that is not of these masks would let other networks judge them.
+    """
+    path = directory / NOTE_FILE
+    if path.exists():
+        try:
+            _read_note(path)
+        except AdaptationError as error:
+            log.warning("rough masks made anew reason=%s", error)
+            path.unlink()
+    if not path.exists():
+        (directory / MASKS_FILE).unlink(missing_ok=True)
+    frames = kept(directory / MASKS_FILE, lambda: _masked(job, files, model, directory))
+    return frames, _read_note(path)
+
+
+def _read_note(path: Path) -> _Note:
+    try:
+        return _Note.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise AdaptationError(
+            f"{path} does not say how the rough masks were made: {error}; remove it, and the job "
+            "makes both anew"
+        ) from error
 
 
 def _draw(seed: int, name: str) -> str:
@@ -121,9 +161,9 @@ def _masked(
             f"more ({rough.why}; {_first(left_out)}); give frames of particles in focus, or "
             "another way to rough masks"
         )
-    note = {"how": rough.how, "why": rough.why, "left_out": left_out}
+    note = _Note(how=rough.how, why=rough.why, left_out=left_out)
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / NOTE_FILE, json.dumps(note, indent=1).encode())
+    write_atomically(directory / NOTE_FILE, note.model_dump_json(indent=1).encode())
     return [
         LabelledFrame(
             frames[n].name, frames[n].pixels.astype(np.float16), rough.masks[n]

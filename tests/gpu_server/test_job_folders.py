@@ -197,6 +197,28 @@ def test_a_choice_that_somebody_edited_is_refused(job_lab, tmp_path: Path) -> No
         laid_out(job_lab, job, folder, Decoder())
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("frame_id", "7", r"0\.frame_id: .* valid integer, got '7'"),
+        ("frame_id", "seven", r"0\.frame_id: .* valid integer, got 'seven'"),
+        ("page", -1, r"0\.page: "),
+        ("sha256", "../../secrets", r"0\.sha256: "),
+    ],
+)
+def test_a_choice_with_an_odd_entry_says_which_and_how_to_go_on(
+    job_lab, tmp_path: Path, key: str, value: object, why: str
+) -> None:
+    job, folder = ordered(job_lab), tmp_path / "job"
+    laid_out(job_lab, job, folder, Decoder())
+    path = folder / job_folders.CHOICE_FILE
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([rows[0] | {key: value}, *rows[1:]]))
+    (folder / "job.toml").unlink()
+    with pytest.raises(AdaptationError, match=f"chosen.json .*{why}.*start a new job"):
+        laid_out(job_lab, job, folder, Decoder())
+
+
 def test_a_folder_that_cannot_be_written_is_said(job_lab, tmp_path: Path) -> None:
     (tmp_path / "job").write_text("in the way")
     with pytest.raises(AdaptationError, match="free some room"):
