@@ -30,6 +30,8 @@ MAX_DECODED_BYTES = 2**30
 MAX_EXPANSION = 10_000
 """Decoded bytes per byte of file; honest compression stays far below, bombs do not."""
 MAX_PAGES = 200_000
+MAX_NAME_CHARS = 200
+"""Of a detector or a sample: users write whole stories there."""
 
 METADATA = "metadata"
 """`pixel_size_source` of a size that the file itself states."""
@@ -57,6 +59,10 @@ class Frame:
     """Camera pixels along one edge of a pixel; None when the file does not say."""
     instrument: str | None = None
     """The microscope's name in the metadata."""
+    detector: str | None = None
+    """The detector's or camera's name, as the file says."""
+    sample: str | None = None
+    """What lies in the microscope, as its user wrote it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,8 @@ class FileReport:
     magnification: float | None = None
     binning: float | None = None
     instrument: str | None = None
+    detector: str | None = None
+    sample: str | None = None
 
 
 class FrameFile:
@@ -121,6 +129,8 @@ class FrameFile:
             magnification=chosen.magnification,
             binning=chosen.binning,
             instrument=chosen.instrument,
+            detector=_short(chosen.detector),
+            sample=_short(chosen.sample),
         )
 
     def _describe(self) -> FileReport:
@@ -137,6 +147,8 @@ class FrameFile:
             magnification=first.magnification,
             binning=first.binning,
             instrument=first.instrument,
+            detector=_short(first.detector),
+            sample=_short(first.sample),
         )
 
     def _differences(self, first: Page) -> tuple[str, ...]:
@@ -296,6 +308,12 @@ def _quiet() -> Generator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _short(name: str | None) -> str | None:
+    """Return a name on one line, so that two spellings of it are one; None if it says nothing."""
+    plain = " ".join((name or "").replace("\0", " ").split())
+    return plain[:MAX_NAME_CHARS] or None
 
 
 def _by(shape: Sequence[int]) -> str:

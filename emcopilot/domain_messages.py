@@ -16,6 +16,9 @@ class DomainAnswer(Payload):
     """In words, e.g. "bright on dark, structures of 12 px"."""
     instrument: str | None
     modality: str | None
+    detector: str | None = None
+    sample: str | None = None
+    """Both as the files say; null where they do not, and from older servers."""
     pixel_size_nm: tuple[float, float] | None
     """The octave that its pixel sizes lie in; null where they are unknown."""
     created_at: float

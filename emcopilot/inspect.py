@@ -31,6 +31,8 @@ class Inspected:
             "pixel_size_nm": _number_or_pair(report.pixel_size_nm),
             "pixel_size_source": report.pixel_size_source,
             "modality": report.modality,
+            "detector": report.detector,
+            "sample": report.sample,
             "refused": report.refused,
             "notes": list(report.notes),
         }
@@ -47,6 +49,8 @@ class Inspected:
             f"  {frames} of {height} x {width} px (height x width), {report.dtype}",
             f"  pixel size: {_say_size(report)}",
             f"  modality: {report.modality or 'not stated'}",
+            *([f"  detector: {report.detector}"] if report.detector else []),
+            *([f"  sample: {report.sample}"] if report.sample else []),
             *(f"  note: {note}" for note in report.notes),
         ]
         return "\n".join(lines)

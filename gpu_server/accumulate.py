@@ -344,4 +344,10 @@ class Accumulator:
 
 def _facts(measured: MeasuredFrame) -> Facts:
     frame = measured.frame
-    return Facts.of(frame.instrument, frame.modality, frame.pixel_size_nm)
+    return Facts.of(
+        frame.instrument,
+        frame.modality,
+        frame.pixel_size_nm,
+        detector=frame.detector,
+        sample=frame.sample,
+    )

@@ -51,6 +51,8 @@ class Metadata(_Answer):
     magnification: Edge | None
     binning: Edge | None
     instrument: Text | None
+    detector: Text | None
+    sample: Text | None
 
 
 class Report(Metadata):

@@ -131,6 +131,8 @@ class Desk:
                 "magnification": frame.magnification,
                 "binning": frame.binning,
                 "instrument": frame.instrument,
+                "detector": frame.detector,
+                "sample": frame.sample,
             },
         }
 

@@ -38,6 +38,8 @@ class DomainRow:
     name: str
     instrument: str | None
     modality: str | None
+    detector: str | None
+    sample: str | None
     pixel_band: int | None
     """floor(log2(pixel size in nm)); None: unknown."""
     created_at: float

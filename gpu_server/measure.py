@@ -142,6 +142,8 @@ def result_of(
         pixel_size_nm=frame.pixel_size_nm,
         pixel_size_source=frame.pixel_size_source,
         modality=frame.modality,
+        detector=frame.detector,
+        sample=frame.sample,
         time_s=frame.time_s,
         notes=frame.notes,
     )

@@ -45,6 +45,8 @@ class Facts:
     instrument: str | None = None
     modality: str | None = None
     pixel_band: int | None = None
+    detector: str | None = None
+    sample: str | None = None
 
     @classmethod
     def of(
@@ -52,6 +54,9 @@ class Facts:
         instrument: str | None,
         modality: str | None,
         pixel_size_nm: tuple[float, float] | None,
+        *,
+        detector: str | None = None,
+        sample: str | None = None,
     ) -> "Facts":
         """Take down what is known; sizes in octaves, as magnifications come."""
         band = (
@@ -59,7 +64,7 @@ class Facts:
             if pixel_size_nm is None
             else math.floor(math.log2(math.sqrt(pixel_size_nm[0] * pixel_size_nm[1])))
         )
-        return cls(instrument, modality, band)
+        return cls(instrument, modality, band, detector, sample)
 
     def allows(self, row: sa.Row) -> bool:
         """Say whether the frame may be of a domain; what is unknown forbids none."""
@@ -67,6 +72,8 @@ class Facts:
             (self.instrument, row.instrument),
             (self.modality, row.modality),
             (self.pixel_band, row.pixel_band),
+            (self.detector, row.detector),
+            (self.sample, row.sample),
         )
         return all(None in pair or pair[0] == pair[1] for pair in told)
 
@@ -189,6 +196,8 @@ def _open(
             name=made_name(look, facts),
             instrument=facts.instrument,
             modality=facts.modality,
+            detector=facts.detector,
+            sample=facts.sample,
             pixel_band=facts.pixel_band,
             created_at=at,
             seen_at=at,
@@ -209,8 +218,8 @@ def made_name(look: FrameLook, facts: Facts) -> str:
         )
     else:
         told.append(f"features of {2.0 ** look['grain_px']:.0f} px")
-    if facts.instrument:
-        told.append(facts.instrument)
+    detector = facts.detector if facts.detector != facts.modality else None
+    told += [name for name in (detector, facts.instrument, facts.sample) if name]
     return ", ".join(told)
 
 
@@ -232,6 +241,8 @@ def _count(
             # What the first frames did not say, later ones may: it is told apart from then on.
             instrument=row.instrument or facts.instrument,
             modality=row.modality or facts.modality,
+            detector=row.detector or facts.detector,
+            sample=row.sample or facts.sample,
             pixel_band=facts.pixel_band if row.pixel_band is None else row.pixel_band,
         )
     )

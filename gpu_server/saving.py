@@ -37,6 +37,8 @@ class FrameFacts:
     """(y, x); None: unknown, sizes are then in px."""
     pixel_size_source: str | None
     modality: str | None = None
+    detector: str | None = None
+    sample: str | None = None
     time_s: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -245,6 +247,8 @@ def _record_facts(
             pixel_size_x_nm=size_x_nm,
             pixel_size_source=facts.pixel_size_source,
             modality=facts.modality,
+            detector=facts.detector,
+            sample=facts.sample,
             time_s=facts.time_s,
             notes=list(facts.notes),
         )

@@ -148,6 +148,8 @@ frames = Table(
     Column("pixel_size_x_nm", Float),
     Column("pixel_size_source", String),
     Column("modality", String),
+    Column("detector", String),
+    Column("sample", String),
     Column("time_s", Float),  # since the file's first page, where the file says
     Column("notes", JSON, nullable=False, server_default="[]"),  # [str, ...]
     # The operator took the whole frame out of the statistics:
@@ -218,6 +220,8 @@ domains = Table(
     # What the files say, where they say it; null: they do not.
     Column("instrument", String),
     Column("modality", String),
+    Column("detector", String),
+    Column("sample", String),
     Column("pixel_band", Integer),  # floor(log2(pixel size in nm)): octaves
     Column("created_at", Float, nullable=False),
     Column("seen_at", Float, nullable=False),

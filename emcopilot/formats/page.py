@@ -28,6 +28,8 @@ class Page:
     magnification: float | None = None
     binning: float | None = None
     instrument: str | None = None
+    detector: str | None = None
+    sample: str | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -34,6 +34,8 @@ _DETECTORS = re.compile(
     r"\b(HAADF|MAADF|LAADF|ADF|ABF|BF|DF\d*|iDPC|dDPC|DPC|BSE|SE|TEM|STEM|SEM)\b",
     re.IGNORECASE,
 )
+_MODES = ("STEM", "TEM", "SEM")
+"""Say how, not with which detector."""
 _CAMERAS = ("Ceta", "Falcon", "Rio", "OneView", "K2", "K3", "CCD")
 _DM_TAGS = "ImageList/TagGroup0/ImageTags"
 """Where rosettasciio puts the tags of the image at hand."""
@@ -47,6 +49,18 @@ _INSTRUMENTS = (
     f"{_DM_TAGS}/Microscope Info/Name",
     f"{_DM_TAGS}/Microscope Info/Microscope",
     "Instrument/InstrumentModel",
+)
+# Not "Session Info/Detector": it is typed once a session, and stays when the detector changes.
+_DETECTOR_NAMES = (
+    "BinaryResult/Detector",
+    f"{_DM_TAGS}/DataBar/Signal Name",
+    f"{_DM_TAGS}/Acquisition/Device/Name",
+)
+_SAMPLES = (
+    "Sample/SampleId",
+    "Sample/SampleDescription",
+    f"{_DM_TAGS}/Session Info/Specimen",
+    f"{_DM_TAGS}/Microscope Info/Specimen",
 )
 
 
@@ -208,6 +222,8 @@ def _pages(signal: dict[str, object]) -> list[Page]:
             magnification=magnification,
             binning=_number(signal, _BINNINGS),
             instrument=_text(signal, _INSTRUMENTS),
+            detector=_detector(signal),
+            sample=_text(signal, _SAMPLES),
             notes=(problem,) if problem else (),
         )
         for index in range(count)
@@ -237,15 +253,34 @@ def _modality(signal: dict[str, object]) -> str | None:
     title = _title(signal)
     if any(title.startswith(camera) for camera in _CAMERAS):
         return "TEM"
-    named = _DETECTORS.search(title.replace("_", " "))
+    named = _named_in(title)
     if named:
-        return named[1] if named[1].startswith(("i", "d")) else named[1].upper()
+        return named
     mode = _at(
         signal["original_metadata"],
         f"{_DM_TAGS}/Microscope Info/Illumination Mode",
     )
     text = str(mode or "").upper()
     return "STEM" if "STEM" in text else "TEM" if "TEM" in text else None
+
+
+def _detector(signal: dict[str, object]) -> str | None:
+    """Name the detector where the tags do, else where the title does."""
+    said = _text(signal, _DETECTOR_NAMES)
+    if said:
+        return said
+    title = _title(signal)
+    camera = next((name for name in _CAMERAS if title.startswith(name)), None)
+    named = camera or _named_in(title)
+    return None if named in _MODES else named
+
+
+def _named_in(title: str) -> str | None:
+    """Return the detector that a title names, else the mode: "STEM HAADF 12" shows HAADF."""
+    words: list[str] = _DETECTORS.findall(title.replace("_", " "))
+    spelt = [word if word.startswith(("i", "d")) else word.upper() for word in words]
+    detectors = [word for word in spelt if word not in _MODES]
+    return next(iter(detectors or spelt), None)
 
 
 def _number(signal: dict[str, object], paths: tuple[str, ...]) -> float | None:

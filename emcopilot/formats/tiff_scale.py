@@ -36,6 +36,8 @@ class TiffScale:
     frame_step_s: float | None = None
     """Seconds between consecutive pages."""
     modality: str | None = None
+    detector: str | None = None
+    sample: str | None = None
     magnification: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -65,7 +67,9 @@ def _fei(tif: TiffFile, page: TiffPage) -> TiffScale | None:
             "m",
             "m",
         )
-    return TiffScale(size, modality=modality)
+    named = _section(metadata, "Detectors").get("Name")
+    # No sample: "UserText" is a remark on the picture, of whatever its user thought of.
+    return TiffScale(size, modality=modality, detector=str(named) if named else None)
 
 
 def _zeiss(tif: TiffFile, page: TiffPage) -> TiffScale | None:
@@ -73,17 +77,27 @@ def _zeiss(tif: TiffFile, page: TiffPage) -> TiffScale | None:
     metadata = tif.sem_metadata if tif.is_sem else None
     if metadata is None:
         return None
+    found = TiffScale(
+        modality="SEM",
+        detector=_zeiss_text(metadata.get("dp_detector_type")),
+        sample=_zeiss_text(metadata.get("sv_sample_id")),
+    )
     for key in ("ap_image_pixel_size", "ap_pixel_size"):
         named = metadata.get(key)  # (label, number, unit)
         if isinstance(named, tuple) and len(named) == 3:
             size = pixel_size_nm(named[1], named[1], named[2], named[2])
             if size is not None:
-                return TiffScale(size, modality="SEM")
+                return replace(found, pixel_size_nm=size)
     unnamed = metadata.get("")
     # It is stated for an image 1024 px wide, whatever the width of this one.
     stated = unnamed[3] if isinstance(unnamed, tuple) and len(unnamed) > 3 else None
     metres = _ratio((as_float(stated) or 0.0) * 1024, page.imagewidth)
-    return TiffScale(pixel_size_nm(metres, metres, "m", "m"), modality="SEM")
+    return replace(found, pixel_size_nm=pixel_size_nm(metres, metres, "m", "m"))
+
+
+def _zeiss_text(named: object) -> str | None:
+    """Return the text of a (label, text) pair."""
+    return str(named[1]) if isinstance(named, tuple) and len(named) == 2 else None
 
 
 def _tvips(tif: TiffFile, page: TiffPage) -> TiffScale | None:
@@ -120,7 +134,12 @@ def _tescan(tif: TiffFile, page: TiffPage) -> TiffScale | None:
         return None
     text = tag.value if isinstance(tag.value, str) else tag.value.decode("latin-1")
     x, y = _named(text, r"PixelSizeX"), _named(text, r"PixelSizeY")
-    return TiffScale(pixel_size_nm(y, x, "m", "m"), modality="SEM")
+    detector = re.search(r"^Detector0?\s*=\s*(\S.*)$", text, re.MULTILINE)
+    return TiffScale(
+        pixel_size_nm(y, x, "m", "m"),
+        modality="SEM",
+        detector=detector[1].strip() if detector else None,
+    )
 
 
 def _jeol(tif: TiffFile, page: TiffPage) -> TiffScale | None:

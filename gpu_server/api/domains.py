@@ -136,6 +136,8 @@ def _told(row: DomainRow) -> dict[str, object]:
         "look": usual_look(FrameLook.from_bytes(row.look).vector[None]),
         "instrument": row.instrument,
         "modality": row.modality,
+        "detector": row.detector,
+        "sample": row.sample,
         "pixel_size_nm": None if band is None else (2.0**band, 2.0 ** (band + 1)),
         "created_at": row.created_at,
         "seen_at": row.seen_at,

@@ -141,6 +141,21 @@ def test_detectors_and_time_come_from_the_vendors_metadata() -> None:
     vendor = vendor_files() / "rosettasciio"
     assert inspect(vendor / "digitalmicrograph/2D/multi_signal.dm3").modality == "HAADF"
     assert inspect(vendor / "tiff/FEI-Helios-Ebeam-8bits.tif").modality == "SEM"
+    told = {
+        "digitalmicrograph/2D/multi_signal.dm3": ("HAADF", "PrecipitateA"),
+        "digitalmicrograph/2D/test_diffraction_pattern.dm3": ("BM-UltraScan", None),
+        "digitalmicrograph/2D/test_STEM_image.dm3": (None, None),
+        "emd/fei_example_tem_stack.emd": ("BM-Ceta", None),
+        "tiff/FEI-Helios-Ebeam-8bits.tif": ("ETD", None),
+    }
+    for name, expected in told.items():
+        report = inspect(vendor / name)
+        assert (report.detector, report.sample) == expected
+    with open_frames(vendor / "emd/Test SI 16x16 215 kx.emd") as file:
+        *_, scanned = [file.read(page) for page in range(len(file))]
+    assert (scanned.modality, scanned.detector, scanned.sample) == (
+        "HAADF", "HAADF", "Test",
+    )  # fmt: skip
     with open_frames(vendor / "emd/fei_example_tem_stack.emd") as file:
         assert [file.read(page).time_s for page in range(2)] == pytest.approx([0, 0.8])
     with open_frames(
@@ -302,6 +317,54 @@ def test_sem_makers_tags(tmp_path: Path) -> None:
     tifffile.imwrite(zeiss, RAMP, extratags=[(34118, 2, len(lines), lines, True)])
     assert first_frame(zeiss).pixel_size_nm == pytest.approx((5.5, 5.5))
     assert first_frame(zeiss).modality == "SEM"
+
+
+def test_sem_makers_name_the_detector(tmp_path: Path) -> None:
+    tescan = tmp_path / "tescan.tif"
+    text = b"[MAIN]\r\nPixelSizeX=2e-09\r\n[SEM]\r\nDetector=SE\r\nDetector0=InBeam\r\n"
+    tifffile.imwrite(tescan, RAMP, extratags=[(50431, 7, len(text), text, True)])
+    assert first_frame(tescan).detector == "SE"
+    zeiss = tmp_path / "zeiss.tif"
+    lines = b"\r\n".join(
+        [b"0"] * 4
+        + [b"DP_DETECTOR_TYPE", b"Signal A = InLens"]
+        + [b"SV_SAMPLE_ID", b"Sample ID = " + b" Pd  on\talumina " + b"x" * 999]
+    )
+    tifffile.imwrite(zeiss, RAMP, extratags=[(34118, 2, len(lines), lines, True)])
+    frame = first_frame(zeiss)
+    assert (frame.detector, frame.modality) == ("InLens", "SEM")
+    # A whole story would be longer than a decode worker may answer.
+    assert frame.sample is not None
+    assert frame.sample.startswith("Pd on alumina x")
+    assert len(frame.sample) == 200
+
+
+@pytest.mark.parametrize(
+    ("title", "modality", "detector"),
+    [
+        ("STEM HAADF 12", "HAADF", "HAADF"),
+        ("STEM BF 12", "BF", "BF"),
+        ("bf_stem_3", "BF", "BF"),
+        ("Filtered iDPC", "iDPC", "iDPC"),
+        ("STEM 12", "STEM", None),
+        ("Ceta 4", "TEM", "Ceta"),
+        ("HAADF of TEM lamella", "HAADF", "HAADF"),
+        ("grid 7", None, None),
+    ],
+)
+def test_a_title_names_the_detector_before_the_mode(
+    tmp_path: Path, title: str, modality: str | None, detector: str | None
+) -> None:
+    path = tmp_path / "frame.emd"
+    with h5py.File(path, "w") as file:  # Berkeley's EMD: a group's name is the title
+        file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
+        group = file.create_group(f"signals/{title}")
+        group.attrs["emd_group_type"] = 1
+        group["data"] = RAMP
+        for axis in (1, 2):
+            group[f"dim{axis}"] = np.arange(RAMP.shape[axis - 1], dtype=float)
+    frame = first_frame(path)
+    assert (frame.modality, frame.detector) == (modality, detector)
 
 
 def test_absurd_and_negative_sizes_are_unknown(tmp_path: Path) -> None:

@@ -194,6 +194,16 @@ def test_metadata_split_what_looks_alike(film) -> None:
     )  # the first of BF to say its pixel size says it for all
 
 
+@pytest.mark.parametrize("fact", ["detector", "sample"])
+def test_detectors_and_samples_split_what_looks_alike(film, fact) -> None:
+    for told in ("one", "other"):
+        film.show(3, change=lambda f, t=told: replace(f, **{fact: t}))
+    film.show(2)  # nobody says of which: that forbids neither
+    found = known_domains(film)
+    assert {getattr(domain, fact) for domain in found} == {"one", "other"}
+    assert sum(domain.frame_count for domain in found) == 8
+
+
 def test_looks_of_another_network_share_no_domain(film) -> None:
     film.show(3)
     film.show(3, features="another")

@@ -117,6 +117,27 @@ def test_the_first_release_s_events_keep_their_ids_and_go_on_counting(
     assert ids == [1, 3, 4]
 
 
+def test_frames_and_domains_of_an_earlier_release_say_no_detector_nor_sample(
+    tmp_path: Path,
+) -> None:
+    old = sa.create_engine(f"sqlite:///{tmp_path / 'emcopilot.db'}")
+    with old.begin() as connection:
+        _upgrade(connection, "0003")
+        connection.exec_driver_sql(
+            "INSERT INTO domains (name, created_at, seen_at, features, look)"
+            " VALUES ('HAADF', 1, 2, 'net', x'00')"
+        )
+    old.dispose()
+    database = Database(tmp_path)
+    with database.read() as connection:
+        kept = connection.exec_driver_sql("SELECT name, detector, sample FROM domains")
+        assert kept.all() == [("HAADF", None, None)]
+        assert not connection.exec_driver_sql(
+            "SELECT detector, sample FROM frames"
+        ).all()
+    database.close()
+
+
 def _upgrade(connection: sa.Connection, revision: str) -> None:
     config = Config()
     folder = Path(str(files("gpu_server"))) / "migrations"

@@ -9,7 +9,11 @@ from emcopilot.frame_look import LOOK_WIDTH, NETWORK_WIDTH, FrameLook
 from gpu_server import reservoir
 from gpu_server.reservoir import Facts, made_name
 
-Row = namedtuple("Row", ["instrument", "modality", "pixel_band"])
+Row = namedtuple(
+    "Row",
+    ["instrument", "modality", "pixel_band", "detector", "sample"],
+    defaults=[None, None],
+)
 
 
 def look(place: float, number: int = 0, polarity: float = 0.4) -> FrameLook:
@@ -52,6 +56,21 @@ def test_what_is_known_must_agree_and_what_is_not_forbids_nothing(
     assert facts.allows(row) is is_allowed
 
 
+@pytest.mark.parametrize(
+    ("told", "is_allowed"),
+    [
+        ({}, True),
+        ({"detector": "DF4", "sample": "Pd on alumina"}, True),
+        ({"detector": "HAADF", "sample": "Pd on alumina"}, False),
+        ({"detector": "DF4", "sample": "Au on carbon"}, False),
+        ({"sample": "Au on carbon"}, False),
+    ],
+)
+def test_detector_and_sample_forbid_as_the_modality_does(told, is_allowed) -> None:
+    facts = Facts.of(None, "STEM", None, detector="DF4", sample="Pd on alumina")
+    assert facts.allows(Row(None, None, None)._replace(**told)) is is_allowed
+
+
 def test_pixel_sizes_are_told_apart_by_octaves() -> None:
     bands = [Facts.of(None, None, (s, s)).pixel_band for s in (0.06, 0.12, 0.13, 0.24)]
     assert bands == [-5, -4, -3, -3]
@@ -63,3 +82,6 @@ def test_a_name_says_what_is_known() -> None:
     assert made_name(look(0, polarity=-0.4), Facts()).startswith("dark on bright")
     told = made_name(look(0), Facts("Titan", "HAADF", -3))
     assert told == "HAADF, 0.12–0.25 nm/px, Titan"
+    facts = Facts("Titan", "HAADF", -3, detector="HAADF", sample="Pd")
+    assert made_name(look(0), facts) == "HAADF, 0.12–0.25 nm/px, Titan, Pd"
+    assert made_name(look(0), Facts(None, "TEM", -3, "BM-Ceta")).endswith(", BM-Ceta")

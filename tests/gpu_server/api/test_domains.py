@@ -15,7 +15,7 @@ def add_frames(rest, count: int = 4) -> int:
     """Process frames and let them join one domain; return its id."""
     vector = np.zeros(LOOK_WIDTH, np.float32)
     vector[NETWORK_WIDTH:] = 0.5
-    facts = Facts.of("Titan", "HAADF", (0.2, 0.2))
+    facts = Facts.of("Titan", "HAADF", (0.2, 0.2), detector="HAADF")
     for number in range(count):
         frame_id = rest.add([20 + number, 30])
         with rest.lab.store.database.write() as connection:
@@ -46,6 +46,7 @@ def test_a_domain_says_what_it_is(rest) -> None:
     (listed,) = rest.http.get("/api/v1/domains").json()
     one = rest.http.get(f"/api/v1/domains/{domain_id}").json()
     assert (one["instrument"], one["modality"]) == ("Titan", "HAADF")
+    assert (one["detector"], one["sample"]) == ("HAADF", None)
     assert one["pixel_size_nm"] == [0.125, 0.25]
     assert one["frame_count"] == one["reservoir_count"] == 4
     assert "bright on dark" in one["look"]
