@@ -244,7 +244,7 @@ def sources(
             frames,
             has_true_edges=has_true_edges or job.rehearsal == 0,
             share=(1 - job.rehearsal) * part,
-            scale=(0.7, 1.4),
+            scale=(0.35, 1.4),  # the live path also looks at half size
             invert=0.0,  # one domain has one polarity
         )
         for frames, part in parts
