@@ -29,8 +29,8 @@ def discs(side_px: int, diameter_px: float, apart_px: int) -> NDArray[np.float32
 
 
 def threshold(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Answer for a network that says 0.9 where it is bright and 0.1 where not."""
-    return np.where(tiles[:, 0] > 0, 0.9, 0.1).astype(np.float32)
+    """Answer for a network that says 0.95 where it is bright and 0.05 where not."""
+    return np.where(tiles[:, 0] > 0, 0.95, 0.05).astype(np.float32)
 
 
 @pytest.mark.parametrize("diameter_px", [9.0, 20.0, 40.0])
@@ -62,6 +62,14 @@ def test_small_particles_are_enlarged_and_others_are_not() -> None:
         lead = np.where(discs(240, diameter_px, 60), 3, -3).astype(np.float32)
         assert rule.beside(lead) == expected
     assert not NATIVE.beside(np.ones((64, 64), np.float32))
+
+
+def test_what_a_model_is_lost_in_is_not_enlarged() -> None:
+    rule = Scales(always=(0.5,), when_small=(2.0,), small_px=12, most_doubtful=1.6)
+    lead = np.where(discs(240, 9.0, 60), 3, -3).astype(np.float32)
+    assert rule.beside(lead) == (2.0,)
+    haze = discs(240, 20.0, 60) > discs(240, 9.0, 60)
+    assert rule.beside(np.where(haze, -1, lead).astype(np.float32)) == (0.5,)
 
 
 def test_leads_and_probabilities_are_each_others_inverse() -> None:
