@@ -35,8 +35,7 @@ def objection(
 ) -> str | None:
     """Say what speaks against promoting a model, so that it takes an override; None: nothing."""
     live = registry.live(connection)
-    is_known = model.source == "shipped" or model.model_id == live
-    if is_known or promotion_rows.was_trusted(connection, model.model_id):
+    if model.model_id == live or _is_trusted(connection, model):
         return None
     if model.verdict is None:
         return "nobody judged it"
@@ -51,19 +50,27 @@ def require_selectable(
 ) -> None:
     """Refuse a model that a return to its domain could not promote without a person.
 
+    Whatever is live now: at a return another one will be, with which no report compared it.
+
     Raises
     ------
     NotSelectableError
-        If promoting it takes an override; the message says why.
+        If no operator ever promoted it, or that was taken back.
     LookupError
         If there never was such a model.
     """
-    why = objection(registry, connection, registry.find(connection, model_id))
-    if why:
+    if not _is_trusted(connection, registry.find(connection, model_id)):
         raise NotSelectableError(
-            f"no domain can turn the server to {model_id} by itself: {why}; promote it once with "
-            "override = true and a reason, or let the domain propose it (selects = false)"
+            f"no domain can turn the server to {model_id} by itself: no operator promoted it so "
+            "far, or that was rolled back; promote it once, or let the domain propose it "
+            "(selects = false)"
         )
+
+
+def _is_trusted(connection: sa.Connection, model: StoredModel) -> bool:
+    return model.source == "shipped" or promotion_rows.was_trusted(
+        connection, model.model_id
+    )
 
 
 def judgement(

@@ -47,9 +47,13 @@ class Change:
 
 _later = promotions.alias("later")
 _STANDS = ~sa.exists().where(
-    _later.c.undoes <= promotions.c.id, _later.c.id > promotions.c.id
+    _later.c.id > promotions.c.id,
+    sa.or_(
+        _later.c.undoes <= promotions.c.id,
+        _later.c.undoes.is_not(None) & (_later.c.replaced == promotions.c.model_id),
+    ),
 )
-"""Of a change: no later roll back goes back to before it."""
+"""Of a change: no later roll back goes back to before it, nor takes its model off."""
 
 
 def last(connection: sa.Connection) -> Change | None:
@@ -76,13 +80,17 @@ def not_taken_back(connection: sa.Connection) -> list[Change]:
 
 
 def standing(connection: sa.Connection) -> Change | None:
-    """Return the promotion that a roll back would undo; None where there is none."""
+    """Return the promotion that a roll back would undo; None where there is none.
+
+    What the server turned to by itself, nobody chose: undone is the choice before.
+    """
     undone = sa.select(promotions.c.undoes).where(promotions.c.undoes.is_not(None))
     chosen = (
         sa.select(promotions)
         .where(
             promotions.c.undoes.is_(None),
             promotions.c.replaced.is_not(None),
+            promotions.c.who != SERVER,
             promotions.c.id.not_in(undone),
         )
         .order_by(promotions.c.id.desc())

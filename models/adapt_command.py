@@ -20,6 +20,8 @@ from models.job_clock import JobClock, expected_s
 from models.training import is_out_of_memory, named_device
 from models.watch import Cancelled, FileWatch
 
+log = logging.getLogger(__name__)
+
 OK, FAILED, BAD_USAGE = 0, 1, 2
 _SAID = 1000
 
@@ -98,6 +100,7 @@ def memory_sufficing() -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        log.exception("the job ran out of memory")
         # The last line: before it, an error out of a worker has the worker's traceback.
         said = (str(error).strip().splitlines() or ["no more is known"])[-1]
         raise AdaptationError(

@@ -31,11 +31,13 @@ from emcopilot.formats.units import (
 
 Tree = Mapping[str, object]
 _DETECTORS = re.compile(
-    r"\b(HAADF|MAADF|LAADF|ADF|ABF|BF|DF\d*|iDPC|dDPC|DPC|BSE|SE|TEM|STEM|SEM)\b",
+    r"\b(HAADF|MAADF|LAADF|ADF|ABF|BF|DF\d?|iDPC|dDPC|DPC|BSE|SE|TEM|STEM|SEM)\b",
     re.IGNORECASE,
 )
+"""No longer number behind DF: "DF001" is one of a series."""
 _MODES = ("STEM", "TEM", "SEM")
 """Say how, not with which detector."""
+_SHORT = ("BF", "DF", "SE")
 _CAMERAS = ("Ceta", "Falcon", "Rio", "OneView", "K2", "K3", "CCD")
 _DM_TAGS = "ImageList/TagGroup0/ImageTags"
 """Where rosettasciio puts the tags of the image at hand."""
@@ -56,9 +58,9 @@ _DETECTOR_NAMES = (
     f"{_DM_TAGS}/DataBar/Signal Name",
     f"{_DM_TAGS}/Acquisition/Device/Name",
 )
+# No descriptions: "heated to 300 C" is the same sample, and the same domain.
 _SAMPLES = (
     "Sample/SampleId",
-    "Sample/SampleDescription",
     f"{_DM_TAGS}/Session Info/Specimen",
     f"{_DM_TAGS}/Microscope Info/Specimen",
 )
@@ -276,11 +278,17 @@ def _detector(signal: dict[str, object]) -> str | None:
 
 
 def _named_in(title: str) -> str | None:
-    """Return the detector that a title names, else the mode: "STEM HAADF 12" shows HAADF."""
+    """Return the detector that a title names, else the mode: "STEM HAADF 12" shows HAADF.
+
+    Of a TEM, "BF" and "DF" say which beams pass, and the camera is the same.
+    """
     words: list[str] = _DETECTORS.findall(title.replace("_", " "))
     spelt = [word if word.startswith(("i", "d")) else word.upper() for word in words]
-    detectors = [word for word in spelt if word not in _MODES]
-    return next(iter(detectors or spelt), None)
+    if not {"STEM", "SEM"} & set(spelt):
+        # Alone, "Se" is an element; with what scans, "bf" is spelt by a user in haste.
+        sure = (one for one in spelt if one in words or one[:2] not in _SHORT)
+        return next(sure, None)
+    return next((one for one in spelt if one not in _MODES), spelt[0])
 
 
 def _number(signal: dict[str, object], paths: tuple[str, ...]) -> float | None:

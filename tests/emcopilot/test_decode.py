@@ -349,6 +349,11 @@ def test_sem_makers_name_the_detector(tmp_path: Path) -> None:
         ("STEM 12", "STEM", None),
         ("Ceta 4", "TEM", "Ceta"),
         ("HAADF of TEM lamella", "HAADF", "HAADF"),
+        ("TEM DF001", "TEM", None),
+        ("TEM Se nanowires", "TEM", None),
+        ("Se nanowires", None, None),
+        ("adf 3", "ADF", "ADF"),
+        ("tem 3", "TEM", None),
         ("grid 7", None, None),
     ],
 )

@@ -236,6 +236,42 @@ def undo(registry: Registry) -> None:
         )
 
 
+def test_an_undo_passes_over_what_the_server_turned_to_by_itself(
+    registry: Registry, papers
+) -> None:
+    for folder in papers.values():
+        registry.add(folder, "imported", "ada")
+    go_live(registry, "c", "b", "a")
+    with registry.database.write() as connection:
+        for model in ("b", "a"):  # "a" could not be read at one start
+            promotion_rows.record(connection, model, promotion_rows.SERVER, at=2.0)
+    undo(registry)
+    assert live_and_trusted(registry, "a", "b") == ("b", [False, True])
+    undo(registry)
+    assert live_and_trusted(registry, "a", "b") == ("c", [False, False])
+
+
+def test_what_is_rolled_back_is_not_trusted_for_an_earlier_promotion(
+    registry: Registry, papers
+) -> None:
+    for folder in papers.values():
+        registry.add(folder, "imported", "ada")
+    go_live(registry, "b", "a", "b", "a")
+    undo(registry)
+    assert live_and_trusted(registry, "a", "b") == ("b", [False, True])
+    with registry.database.read() as connection:
+        standing = promotion_rows.not_taken_back(connection)
+    assert {change.model_id for change in standing} == {"b"}
+    go_live(registry, "a")
+    assert live_and_trusted(registry, "a") == ("a", [True])
+
+
+def live_and_trusted(registry: Registry, *models: str) -> tuple[str | None, list[bool]]:
+    with registry.database.read() as connection:
+        trusted = [promotion_rows.was_trusted(connection, one) for one in models]
+        return registry.live(connection), trusted
+
+
 def remembered(registry: Registry) -> tuple[str | None, bool]:
     with registry.database.read() as connection:
         row = connection.execute(sa.select(domains)).one()
