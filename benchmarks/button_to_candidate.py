@@ -50,7 +50,7 @@ class Site:
         self._http = httpx.Client(
             base_url=f"{programs.url}/api/v1",
             headers={"authorization": f"Bearer {token}"},
-            timeout=60,
+            timeout=600,  # a promotion warms and tests the model first
         )
 
     def get(self, path: str) -> Json:

@@ -167,6 +167,28 @@ def test_bad_frames_are_left_out_with_the_reason() -> None:
     assert result.masks[5].shape == (200, 150)
 
 
+def test_a_domain_that_was_never_in_focus_is_not_learnt() -> None:
+    frames, _ = render(demo_scene("bf", size=256), 4)
+    rng = np.random.default_rng(0)
+    blurred = [
+        normalise(
+            ndimage.gaussian_filter(frame, 9.0)
+            + 0.05 * rng.standard_normal(frame.shape)
+        )
+        for frame in frames
+    ]
+    assert rough_masks(frames, "classical").usable == (0, 1, 2, 3)
+    result = rough_masks(blurred, "classical")
+    assert result.usable == ()
+    found = [
+        reason
+        for reason, mask in zip(result.leave_out, result.masks, strict=True)
+        if mask.any()
+    ]
+    assert found
+    assert all("radii of the particles wide" in str(reason) for reason in found)
+
+
 def test_nothing_to_mask_is_an_error() -> None:
     with pytest.raises(AdaptationError, match="no frames"):
         rough_masks([])
