@@ -62,7 +62,9 @@ class JobAnswer(Payload):
     candidate: str | None
     """Model id, once there is one."""
     reason: str | None
-    """Why it failed or stopped."""
+    """Why it failed or stopped; of a discarded one first who did that."""
+    is_discarded: bool = False
+    """Whether its work is gone for good, so that it cannot go on."""
 
 
 class Curve(Payload):

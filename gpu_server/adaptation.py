@@ -90,6 +90,7 @@ class Adaptation:
 
     async def run(self) -> None:
         """Carry jobs until cancelled; the one that runs then goes on at the next start."""
+        await self._clear_discarded()
         while True:
             # Counted before looking: a job that is queued meanwhile is not overslept.
             seen = self._orders.count
@@ -103,6 +104,13 @@ class Adaptation:
                 # The border: the next job, or this one's next try, must still come.
                 log.exception("adaptation stumbled; going on")
                 await asyncio.sleep(_STUMBLE_PAUSE_S)
+
+    async def _clear_discarded(self) -> None:
+        try:
+            await asyncio.to_thread(self._desk.clear_discarded)
+        except Exception:
+            # The border: room that is not freed keeps no job from running.
+            log.exception("discarded jobs are not cleared; the next start tries again")
 
     def _next(self) -> Job | None:
         with self._store.read() as connection:

@@ -1,8 +1,9 @@
-"""What people ask of adaptation jobs: an estimate, a new one, to stop, to go on, to turn down.
+"""What people ask of adaptation jobs: to weigh, order, stop, resume, turn down and discard one.
 
 Each call is one transaction and blocks for it. Jobs run elsewhere (`gpu_server.adaptation`).
 """
 
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -12,13 +13,15 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from emcopilot.errors import AdaptationError
-from gpu_server import job_folders, job_rows, jobs
+from gpu_server import job_clearing, job_folders, job_rows, jobs
 from gpu_server.domains import domain, reservoir_frames
 from gpu_server.job_estimate import USUAL_FRAMES, Estimate, estimate
 from gpu_server.job_rows import Job, Order, Preset
 from gpu_server.registry import Registry
 from gpu_server.store import Store
 from gpu_server.tables import frames
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -123,6 +126,29 @@ class JobDesk:
     def reject(self, job_id: int, who: str) -> Job:
         """Turn a candidate down; raises as `jobs.reject` does."""
         return self._write(lambda c: jobs.reject(c, job_id, who, at=time.time()))
+
+    def discard(self, job_id: int, who: str) -> Job:
+        """Give up a job for good and free its room; raises as `jobs.discard` does.
+
+        Raises
+        ------
+        WorkLeftError
+            If the disk does not let go of its files; it is discarded nevertheless.
+        """
+        job = self._write(lambda c: jobs.discard(c, job_id, who, at=time.time()))
+        # After the row: killed in between, the job has its folder and no way back to it.
+        job_clearing.clear(self.folder(job_id))
+        return job
+
+    def clear_discarded(self) -> None:
+        """Clear the folders of discarded jobs: a kill, or the disk, may have left some."""
+        with self._store.read() as connection:
+            found = job_rows.discarded(connection)
+        for job in found:
+            try:
+                job_clearing.clear(self.folder(job.id))
+            except job_clearing.WorkLeftError as error:
+                log.warning("discarded job left id=%d reason=%s", job.id, error)
 
     def require_space(
         self, domain_id: int, count: int, model: Path, preset: str

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 
 from gpu_server.tables import (
     AWAITING_OPERATOR,
+    CANCELLED,
+    FAILED,
     OPEN_JOB_STATES,
     PROMOTED,
     QUEUED,
@@ -17,6 +19,11 @@ from gpu_server.tables import (
 )
 
 Preset = Literal["quick", "standard", "paper"]
+
+DISCARDED = "discarded by "
+"""How the reason of a job begins whose work nobody wants any more; its state stays."""
+DISCARDABLE = (CANCELLED, FAILED, REJECTED)
+"""States of a job that ended without a model for anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,17 @@ class Job:
     def is_open(self) -> bool:
         """Whether it goes on by itself."""
         return self.state in OPEN_JOB_STATES
+
+    @property
+    def is_discarded(self) -> bool:
+        """Whether its work is gone or going, so that it can never go on."""
+        says_so = (self.reason or "").startswith(DISCARDED)
+        return says_so and self.state in DISCARDABLE
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether it can go on where it was."""
+        return self.state in {CANCELLED, FAILED} and not self.is_discarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +137,13 @@ def next_job(connection: sa.Connection) -> Job | None:
         .where(jobs.c.state.in_(OPEN_JOB_STATES))
         .order_by(jobs.c.state == QUEUED, jobs.c.queued_at, jobs.c.id),
     )
+
+
+def discarded(connection: sa.Connection) -> list[Job]:
+    """Return the jobs whose work nobody wants any more."""
+    says_so = sa.func.substr(jobs.c.reason, 1, len(DISCARDED)) == DISCARDED
+    chosen = sa.select(jobs).where(jobs.c.state.in_(DISCARDABLE), says_so)
+    return [Job(**row) for row in connection.execute(chosen).mappings()]
 
 
 def ahead_of(connection: sa.Connection, job: Job) -> int:

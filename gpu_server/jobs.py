@@ -11,17 +11,28 @@ import sqlalchemy as sa
 
 from emcopilot.errors import AdaptationError
 from gpu_server.events import announce, note
-from gpu_server.job_rows import Job, Order, Standing, find, open_job
+from gpu_server.job_rows import (
+    DISCARDABLE,
+    DISCARDED,
+    Job,
+    Order,
+    Standing,
+    find,
+    open_job,
+)
 from gpu_server.tables import (
     AWAITING_OPERATOR,
     CANCELLED,
-    FAILED,
+    PROMOTED,
     QUEUED,
     REJECTED,
     STAGES,
     domains,
     jobs,
 )
+
+_BEFORE = "; before that: "
+"""In a discarded job's reason, ahead of why it had stopped."""
 
 
 class JobConflictError(AdaptationError):
@@ -177,10 +188,15 @@ def resume(connection: sa.Connection, job_id: int, who: str, *, at: float) -> Jo
     LookupError
         If there is no such job.
     JobConflictError
-        If it is in another state, or another job of its domain is open.
+        If it is in another state, or discarded, or another job of its domain is open.
     """
     job = find(connection, job_id)
-    if job.state not in (CANCELLED, FAILED):
+    if job.is_discarded:
+        by_whom = (job.reason or "").partition(_BEFORE)[0]
+        raise JobConflictError(
+            f"job {job_id} was {by_whom}: its work is gone; adapt to its domain anew"
+        )
+    if not job.can_resume:
         raise JobConflictError(
             f"job {job_id} is {job.state}; only a cancelled or failed one can go on"
         )
@@ -225,6 +241,41 @@ def reject(connection: sa.Connection, job_id: int, who: str, *, at: float) -> Jo
     return tell(connection, job_id, at=at)
 
 
+def discard(connection: sa.Connection, job_id: int, who: str, *, at: float) -> Job:
+    """Say that nobody wants a job's work any more; said again, it changes nothing.
+
+    To be committed before its folder is cleared: a job that may still go on has all of it.
+
+    Raises
+    ------
+    LookupError
+        If there is no such job.
+    JobConflictError
+        If it goes on, waits for the operator, or its candidate was promoted.
+    """
+    job = find(connection, job_id)
+    if job.is_discarded:
+        return job
+    if job.state not in DISCARDABLE:
+        raise JobConflictError(
+            f"job {job_id} is {job.state}, so it cannot be discarded: {_first_do(job)}"
+        )
+    detail = {"state": job.state, "reason": job.reason}
+    note(connection, who, "discard job", f"job {job_id}", at=at, detail=detail)
+    before = f"{_BEFORE}{job.reason}" if job.reason else ""
+    _set(connection, job_id, {"reason": f"{DISCARDED}{who}{before}"})
+    return tell(connection, job_id, at=at)
+
+
+def _first_do(job: Job) -> str:
+    """Say what comes before a job can be discarded."""
+    if job.is_open:
+        return "cancel it and wait until it has stopped"
+    if job.state == PROMOTED:
+        return "its work is gone already, only its report and pictures are left"
+    return "promote its candidate, or turn it down first"
+
+
 def tell(connection: sa.Connection, job_id: int, *, at: float) -> Job:
     """Leave an event that says how a job stands; returns the job."""
     job = find(connection, job_id)
@@ -237,6 +288,7 @@ def tell(connection: sa.Connection, job_id: int, *, at: float) -> Job:
         "eta_s": job.eta_s,
         "candidate": job.candidate,
         "reason": job.reason,
+        "is_discarded": job.is_discarded,
     }
     announce(connection, "job", told, at=at)
     return job

@@ -1,4 +1,4 @@
-"""The button over REST: estimate, adapt, watch, cancel, resume, turn down.
+"""The button over REST: estimate, adapt, watch, cancel, resume, turn down, discard.
 
 Promotion is `/models/{id}/promote`.
 """
@@ -26,6 +26,7 @@ from gpu_server.api.corrections import Operator
 from gpu_server.api.problems import PROBLEM_RESPONSES, ProblemError
 from gpu_server.api.results import Id
 from gpu_server.api.services import Services, ServicesDep
+from gpu_server.job_clearing import WorkLeftError
 from gpu_server.job_desk import JobDesk, NoSpaceError, TooFewFramesError
 from gpu_server.job_rows import Job
 from gpu_server.jobs import JobConflictError
@@ -153,6 +154,13 @@ async def reject(services: ServicesDep, who: Operator, job_id: Id) -> JobAnswer:
     return await _change(services, lambda: desk.reject(job_id, who.name))
 
 
+@router.post("/jobs/{job_id}/discard")
+async def discard(services: ServicesDep, who: Operator, job_id: Id) -> JobAnswer:
+    """Give up a cancelled, failed or rejected job: its work goes, its report and pictures stay."""
+    desk = _desk(services)
+    return await _change(services, lambda: desk.discard(job_id, who.name))
+
+
 async def _change(services: Services, change: Callable[[], Job]) -> JobAnswer:
     try:
         job = await asyncio.to_thread(change)
@@ -196,6 +204,7 @@ def _told(job: Job, ahead: int) -> dict[str, object]:
         "is_cancelling": job.cancel_wanted and job.is_open,
         "candidate": job.candidate,
         "reason": job.reason,
+        "is_discarded": job.is_discarded,
     }
 
 
@@ -203,6 +212,12 @@ _PROBLEMS: tuple[tuple[type[AdaptationError], int, str, str], ...] = (
     (JobConflictError, 409, "Not in this state", "see GET /api/v1/jobs"),
     (TooFewFramesError, 422, "Too few frames", "acquire some more of this domain"),
     (NoSpaceError, 507, "The disk is too full", "free some room on the data disk"),
+    (
+        WorkLeftError,
+        500,
+        "Its files are still there",
+        "see to the disk, then discard it again",
+    ),
 )
 
 

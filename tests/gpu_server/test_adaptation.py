@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from emcopilot.decode import open_frames
-from gpu_server import job_rows
+from gpu_server import job_rows, jobs
 from gpu_server.adaptation import MOST_STARTS, Adaptation
 from gpu_server.config import AdaptationSettings
 from gpu_server.domains import domain, rename
@@ -184,6 +184,21 @@ def test_what_the_process_says_is_the_reason_and_a_cancelled_job_ends(job_lab) -
     # The live model is made of paper, and no network at all.
     assert "unreadable model card" in (find(job_lab, first.id).reason or "")
     assert not trainers()
+
+
+def test_a_start_clears_what_a_kill_left_of_a_discarded_job(job_lab) -> None:
+    job = order(job_lab)
+    job_lab.desk.cancel(job.id, "ada")
+    frames = job_lab.desk.folder(job.id) / "frames"
+    frames.mkdir(parents=True)
+    with job_lab.store.database.write() as connection:
+        jobs.discard(connection, job.id, "ada", at=time.time())
+
+    async def scene() -> None:
+        async with running(job_lab):
+            await until(lambda: not frames.exists())
+
+    run(scene())
 
 
 def test_a_job_tells_its_domain_from_another_of_its_name(job_lab) -> None:

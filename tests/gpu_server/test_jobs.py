@@ -176,3 +176,75 @@ def test_an_estimate_follows_what_earlier_jobs_took(job_lab) -> None:
     assert after.stages == took
     assert after.total_s == 210
     assert "1 earlier job" in after.source
+
+
+def ended(job_lab, state: str, reason: str | None = None) -> job_rows.Job:
+    """Return a job that ended so, with work in its folder."""
+    job = job_lab.desk.order(job_lab.add_domain(8), "ada", preset="quick")
+    frames = job_lab.desk.folder(job.id) / "frames"
+    frames.mkdir(parents=True)
+    (frames / "frame-00000001.tif").write_bytes(b"pixels")
+    return change(job_lab, jobs.end, job.id, state, reason=reason)
+
+
+@pytest.mark.parametrize("state", ["cancelled", "failed", "rejected"])
+def test_a_job_that_is_discarded_frees_its_room_and_says_by_whom(
+    job_lab, state: str
+) -> None:
+    job = ended(job_lab, state, "no memory")
+    assert not job.is_discarded
+    gone = job_lab.desk.discard(job.id, "bob")
+    assert (gone.state, gone.is_discarded, gone.can_resume) == (state, True, False)
+    assert gone.reason == "discarded by bob; before that: no memory"
+    assert not job_lab.desk.folder(job.id).exists()
+    assert told(job_lab)[-2:] == [state, state]
+    with job_lab.store.read() as connection:
+        line = connection.execute(sa.select(audit)).all()[-1]
+    assert (line.who, line.action, line.subject) == ("bob", "discard job", "job 1")
+    assert line.detail == {"state": state, "reason": "no memory"}
+
+
+def test_a_discarded_job_cannot_go_on(job_lab) -> None:
+    job = ended(job_lab, "cancelled", "cancelled by ada")
+    job_lab.desk.discard(job.id, "bob")
+    with pytest.raises(
+        JobConflictError, match="was discarded by bob: its work is gone"
+    ):
+        job_lab.desk.resume(job.id, "ada")
+    assert job_lab.desk.order(job.domain_id, "ada", preset="quick").id != job.id
+
+
+def test_discarding_again_tells_nobody_again(job_lab) -> None:
+    job = ended(job_lab, "failed")
+    first = job_lab.desk.discard(job.id, "bob")
+    events_before = told(job_lab)
+    assert job_lab.desk.discard(job.id, "ada") == first
+    assert told(job_lab) == events_before
+
+
+@pytest.mark.parametrize(
+    ("state", "remedy"),
+    [
+        ("queued", "cancel it"),
+        ("train", "cancel it"),
+        ("awaiting_operator", "promote its candidate, or turn it down"),
+        ("promoted", "its work is gone already"),
+    ],
+)
+def test_a_job_that_is_still_wanted_is_not_discarded(
+    job_lab, state: str, remedy: str
+) -> None:
+    job = ended(job_lab, state)
+    with pytest.raises(JobConflictError, match=f"job {job.id} is {state}.*{remedy}"):
+        job_lab.desk.discard(job.id, "ada")
+    assert (job_lab.desk.folder(job.id) / "frames").is_dir()
+
+
+def test_what_a_kill_left_of_a_discarded_job_goes_at_the_next_start(job_lab) -> None:
+    kept, left = ended(job_lab, "failed"), ended(job_lab, "failed")
+    change(job_lab, jobs.discard, left.id, "ada")  # and killed before its folder went
+    assert job_lab.desk.folder(left.id).exists()
+    job_lab.desk.clear_discarded()
+    assert not job_lab.desk.folder(left.id).exists()
+    assert (job_lab.desk.folder(kept.id) / "frames").is_dir()
+    assert find(job_lab, kept.id).can_resume

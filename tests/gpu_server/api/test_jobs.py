@@ -70,7 +70,7 @@ def test_unknown_things_are_404_and_bad_requests_422(site, job_lab) -> None:
     assert site.http.post(adapt, json={"typo": 1}).status_code == 422
     for path in ("", "/pictures", "/pictures/x.png", "/report"):
         assert site.http.get(f"/api/v1/jobs/99{path}").status_code == 404
-    for what in ("cancel", "resume", "reject"):
+    for what in ("cancel", "resume", "reject", "discard"):
         assert site.http.post(f"/api/v1/jobs/99/{what}").status_code == 404
 
 
@@ -116,6 +116,35 @@ def test_a_job_is_cancelled_resumed_and_its_candidate_turned_down(
     assert (asked["state"], asked["is_cancelling"]) == ("rough_masks", True)
     change(job_lab, jobs.end, job.id, "awaiting_operator", candidate="b")
     assert site.http.post(f"{url}/reject").json()["state"] == "rejected"
+
+
+def test_a_stopped_job_is_discarded_and_cannot_go_on(site, job_lab) -> None:
+    job = job_lab.desk.order(job_lab.add_domain(8), "ada", preset="quick")
+    folder = job_lab.desk.folder(job.id)
+    for name in ("frames/one.tif", "out/round-1/report.json"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text('{"verdict": "reject"}')
+    url = f"/api/v1/jobs/{job.id}"
+    refused = site.http.post(f"{url}/discard")
+    assert refused.status_code == 409
+    assert "is queued, so it cannot be discarded: cancel it" in refused.json()["detail"]
+    site.http.post(f"{url}/cancel")
+    viewer = {"authorization": f"Bearer {site.viewer}"}
+    assert site.http.post(f"{url}/discard", headers=viewer).status_code == 403
+    assert not site.http.get(url).json()["is_discarded"]
+    rung = len(site.rung)
+    for _ in range(2):  # whose answer was lost asks again
+        answer = site.http.post(f"{url}/discard")
+        assert answer.status_code == 200
+        assert (answer.json()["state"], answer.json()["is_discarded"]) == (
+            "cancelled", True,
+        )  # fmt: skip
+    assert len(site.rung) > rung
+    assert not (folder / "frames").exists()
+    assert site.http.get(f"{url}/report").json() == {"verdict": "reject"}
+    resumed = site.http.post(f"{url}/resume")
+    assert resumed.status_code == 409
+    assert "was discarded by script" in resumed.json()["detail"]
 
 
 def test_a_viewer_may_look_and_not_press(site, job_lab) -> None:
