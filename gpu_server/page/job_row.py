@@ -15,18 +15,34 @@ from gpu_server.page.learning_wording import (
 )
 from gpu_server.page.panels import box, text, tool
 from gpu_server.page.wording import duration
-from gpu_server.tables import AWAITING_OPERATOR, CANCELLED, FAILED, STAGES
+from gpu_server.tables import AWAITING_OPERATOR, FAILED, STAGES
 
 Open = Callable[[Job, str], Awaitable[None]]
 
 
 class JobProgress:
-    """One job: what it does, a bar of its stages, stop and go on."""
+    """One job: what it does, a bar of its stages, stop, go on and give up.
+
+    Parameters
+    ----------
+    deeds : Deeds
+    look : callable
+        Shows its curves and pictures.
+    ask_discard : callable
+        Asks whether its work shall go.
+    after : callable
+        Called once it was stopped or goes on.
+    """
 
     def __init__(
-        self, deeds: Deeds, look: Open, after: Callable[[], Awaitable[None]]
+        self,
+        deeds: Deeds,
+        look: Open,
+        ask_discard: Open,
+        after: Callable[[], Awaitable[None]],
     ) -> None:
         self._deeds, self._look, self._after = deeds, look, after
+        self._ask_discard = ask_discard
         self._job: Job | None = None
         self._names: Mapping[int, str] = {}
         with box("emc-job", "job") as self._box:
@@ -36,6 +52,8 @@ class JobProgress:
                 tool("Curves", self._open, "curves and sample pictures")
                 self._cancels = tool("Cancel", self._cancel, "it can go on later")
                 self._resumes = tool("Resume", self._resume, "go on where it was")
+                tip = "give it up, and free its room on the disk"
+                self._discards = tool("Discard", self._discard, tip)
             self._track = StageTrack()
             self._line = text("emc-note", "job-line")
 
@@ -54,7 +72,8 @@ class JobProgress:
         stopping = job.cancel_wanted and job.is_open
         may = self._deeds.may_change
         self._cancels.set_visibility(job.is_open and not stopping and may)
-        self._resumes.set_visibility(job.state in {CANCELLED, FAILED} and may)
+        for button in (self._resumes, self._discards):
+            button.set_visibility(job.can_resume and may)
         is_bad = job.state == FAILED
         self._box.classes(
             add="failed" if is_bad else "", remove="" if is_bad else "failed"
@@ -73,6 +92,10 @@ class JobProgress:
         if self._job:
             await self._deeds.resume(self._job.id)
             await self._after()
+
+    async def _discard(self) -> None:
+        if self._job:
+            await self._ask_discard(self._job, job_title(self._job, self._names))
 
 
 class StageTrack:

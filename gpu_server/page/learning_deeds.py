@@ -55,6 +55,10 @@ class Deeds:
         """Let a job go on."""
         return await self._of_jobs(lambda desk: desk.resume(job_id, self._who.name))
 
+    async def discard(self, job_id: int) -> bool:
+        """Give up a job for good."""
+        return await self._of_jobs(lambda desk: desk.discard(job_id, self._who.name))
+
     async def turn_down(self, job_id: int) -> bool:
         """Reject a job's candidate."""
         return await self._of_jobs(lambda desk: desk.reject(job_id, self._who.name))

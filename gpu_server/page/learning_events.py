@@ -25,6 +25,8 @@ Severity = Literal["good", "warn", "bad", "off"]
 SHOWN = 100
 _SEARCHED = 3000
 """Last events that are looked through: a job tells of every step."""
+_DISCARDED = "discarded"
+"""No state of a job's: of its events, for what they tell beside its state."""
 _JOB_STATES: dict[str, tuple[Severity, str]] = {
     QUEUED: ("off", "queued"),
     AWAITING_OPERATOR: ("warn", "its candidate is ready"),
@@ -32,6 +34,7 @@ _JOB_STATES: dict[str, tuple[Severity, str]] = {
     REJECTED: ("off", "its candidate was turned down"),
     CANCELLED: ("off", "cancelled"),
     FAILED: ("bad", "failed"),
+    _DISCARDED: ("off", "discarded"),
 }
 
 
@@ -108,6 +111,8 @@ def _of_job(
 ) -> Happening | None:
     """Tell of a job's event if its state is another one than before."""
     job_id, state = row.data.get("job_id"), str(row.data.get("state"))
+    if row.data.get("is_discarded"):
+        state = _DISCARDED
     if not isinstance(job_id, int) or states.get(job_id) == state:
         return None
     states[job_id] = state
@@ -115,7 +120,7 @@ def _of_job(
         state, ("off", STAGE_NAMES.get(state, state).lower())
     )
     about = f"adapting to {_name(row.data, names)}"
-    reason = row.data.get("reason") if state == FAILED else None
+    reason = row.data.get("reason") if state in {FAILED, _DISCARDED} else None
     return Happening(
         row.at,
         severity,

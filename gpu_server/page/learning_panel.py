@@ -16,6 +16,7 @@ from gpu_server.job_rows import Job, Preset
 from gpu_server.page.adapt_dialog import AdaptDialog
 from gpu_server.page.candidate_dialog import CandidateDialog
 from gpu_server.page.compare_dialog import CompareDialog
+from gpu_server.page.discard_dialog import DiscardDialog
 from gpu_server.page.file_drop import ArchiveNews
 from gpu_server.page.job_dialog import JobDialog
 from gpu_server.page.job_row import JobProgress, JobQueue
@@ -120,6 +121,7 @@ class LearningPanel:
         self._events = EventsDialog(services)
         self._adapt = AdaptDialog(services, self._do_adapt)
         self._job_window = JobDialog(services, colours)
+        self._discard = DiscardDialog(services, self._do_discard)
         self._compare = CompareDialog(services, self._deeds, self._promote.ask)
         self._report = CandidateDialog(
             services,
@@ -141,7 +143,7 @@ class LearningPanel:
         )
         self._candidate = CandidatePlate(self._open_report)
         self._progress = JobProgress(
-            self._deeds, self._job_window.open, self._refresh_anew
+            self._deeds, self._job_window.open, self._discard.ask, self._refresh_anew
         )
         self._queue = JobQueue(self._open_job)
         deeds = {
@@ -211,6 +213,10 @@ class LearningPanel:
 
     async def _do_roll_back(self) -> None:
         await self._deeds.roll_back()
+        await self._refresh_anew()
+
+    async def _do_discard(self, job_id: int) -> None:
+        await self._deeds.discard(job_id)
         await self._refresh_anew()
 
     async def _do_turn_down(self, job_id: int) -> bool:

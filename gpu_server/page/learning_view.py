@@ -149,11 +149,11 @@ def _read(services: Services, session_id: int | None) -> Learning:
 def job_to_tell(jobs: list[Job], domain_id: int | None) -> Job | None:
     """Return the job that concerns the viewer of a domain most, of jobs the newest first.
 
-    The domain's own last one, unless it is settled; else one that runs, else one that waits for
-    the operator.
+    The domain's own last one, unless it is settled or discarded; else one that runs, else one that
+    waits for the operator.
     """
     own = next((job for job in jobs if job.domain_id == domain_id), None)
-    if own and own.state not in _SETTLED:
+    if own and own.state not in _SETTLED and not own.is_discarded:
         return own
     begun = (job for job in reversed(jobs) if job.is_open)
     waiting = (job for job in jobs if job.state == AWAITING_OPERATOR)

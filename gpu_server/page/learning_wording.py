@@ -6,7 +6,7 @@ from gpu_server.domains import DomainRow
 from gpu_server.job_estimate import Estimate
 from gpu_server.job_rows import Job
 from gpu_server.page.learning_view import Learning
-from gpu_server.page.wording import Light, ago
+from gpu_server.page.wording import Light, ago, with_unit
 from gpu_server.registry import StoredModel
 from gpu_server.shift_rows import Shift
 from gpu_server.tables import (
@@ -126,6 +126,8 @@ def job_line(job: Job, ahead: int = 0) -> str:
         return "Stopping: it saves where it is"
     if job.state in STAGES:
         return f"{STAGE_NAMES[job.state]}{_step(job)}{_left(job)}"
+    if job.is_discarded:
+        return "Discarded: it cannot go on"
     waits = f"waits, {ahead} before it" if ahead else "begins in a moment"
     told = {
         QUEUED: f"Queued: {waits}",
@@ -134,6 +136,13 @@ def job_line(job: Job, ahead: int = 0) -> str:
         FAILED: f"Failed: {job.reason or 'for no reason that it told'}",
     }
     return told.get(job.state, job.state.capitalize())
+
+
+def discard_text(job: Job, title: str, size_bytes: int) -> str:
+    """Say what goes with a job that is discarded."""
+    kilo, unit = (1e9, "GB") if size_bytes >= 1e9 else (1e6, "MB")
+    size = with_unit(size_bytes / kilo, unit, 2)
+    return f"{title}, job {job.id}: what it has learnt so far goes for good, {size}."
 
 
 def stage_fractions(job: Job) -> list[float]:

@@ -292,6 +292,28 @@ def test_a_domain_is_renamed_and_its_name_never_taken_for_html(
     assert visit.page.evaluate("window.hacked") is None
 
 
+def test_a_job_that_failed_is_discarded_after_one_question(
+    visit: Visit, site: Site
+) -> None:
+    visit.part("adapt").click()
+    visit.click("ask-adapt", "Start")
+    visit.says("job-line", "Queued")
+    site.do("run_job", job_id=3, stage="train")
+    site.do("end_job", job_id=3, state="failed", reason="no memory")
+    visit.says("job-line", "Failed: no memory")
+    visit.click("job", "Discard")
+    visit.says("discard-what", re.compile(r"job 3: .* goes for good, [0-9.]+ MB"))
+    visit.click("ask-discard", "Cancel")
+    visit.says("job-line", "Failed: no memory")
+    visit.click("job", "Discard")
+    visit.click("ask-discard", "Discard")
+    expect(visit.part("job")).to_be_hidden(timeout=PATIENCE_MS)
+    assert ["Miriam", "discard job", "job 3"] in site.do("audit")
+    visit.click("learning-panel", "Events")
+    visit.says("happenings", "Job 3: discarded")
+    visit.escape("happenings")
+
+
 def test_a_viewer_sees_all_and_changes_nothing(
     visit: Visit, site: Site, browser: Browser
 ) -> None:

@@ -149,3 +149,16 @@ def test_what_happened_is_told_once_a_state_and_the_newest_first(job_lab) -> Non
     ]
     more = [one.more for one in write(job_lab, happenings)]
     assert more[:2] == ["by Ida: again", "adapting to <b>gold. no memory"]
+
+
+def test_a_discard_is_told_although_the_state_stays(job_lab, reader) -> None:
+    domain_id = seen_domain(job_lab)
+    job = job_lab.desk.order(domain_id, "Ida", preset="quick")
+    write(job_lab, lambda c: jobs.end(c, job.id, "failed", at=4e9, reason="no memory"))
+    assert reader.read(1).job.id == job.id
+    write(job_lab, lambda c: jobs.discard(c, job.id, "Ida", at=4e9 + 1))
+    assert reader.read(1, anew=True).job is None
+    last, before = write(job_lab, happenings)[:2]
+    assert (last.severity, last.what) == ("off", "Job 1: discarded")
+    assert last.more.endswith("discarded by Ida; before that: no memory")
+    assert before.what == "Job 1: failed"

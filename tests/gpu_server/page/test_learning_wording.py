@@ -88,6 +88,27 @@ def test_every_state_of_a_job_has_its_sentence(state: str, said: str) -> None:
     assert wording.job_line(replace(JOB, state=state)) == said
 
 
+def test_a_discarded_job_says_so_and_is_told_to_nobody_any_more() -> None:
+    for state in ("cancelled", "failed"):
+        gone = replace(JOB, state=state, reason="discarded by Ida; before that: x")
+        assert wording.job_line(gone) == "Discarded: it cannot go on"
+        assert job_to_tell([gone], 2) is None
+    running = replace(JOB, reason="discarded by nobody: it runs")
+    assert job_to_tell([running], 2) == running
+    assert not running.is_discarded
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "said"),
+    [(0, "0 MB"), (4_200_000, "4.2 MB"), (3_612_000_000, "3.6 GB")],
+)
+def test_what_a_discard_frees_is_said_before(size_bytes: int, said: str) -> None:
+    told = wording.discard_text(JOB, "Adapting to BF", size_bytes)
+    assert told == (
+        f"Adapting to BF, job 3: what it has learnt so far goes for good, {said}."
+    )
+
+
 def test_a_queued_job_says_how_many_go_before_it_and_a_stopping_one_that_it_stops() -> (
     None
 ):
