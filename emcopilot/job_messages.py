@@ -85,3 +85,7 @@ class JobDetail(JobAnswer):
     """Losses, and what judges and held-out frames said."""
     pictures: list[str]
     """Names below `/pictures/`, in the order in which they came."""
+    folder: str | None = None
+    """Where it lies, below the server's data folder; null from older servers, as is `bytes`."""
+    bytes: int | None = None
+    """What that takes on the disk; 0 before the job has one."""

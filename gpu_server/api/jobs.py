@@ -26,7 +26,7 @@ from gpu_server.api.corrections import Operator
 from gpu_server.api.problems import PROBLEM_RESPONSES, ProblemError
 from gpu_server.api.results import Id
 from gpu_server.api.services import Services, ServicesDep
-from gpu_server.job_clearing import WorkLeftError
+from gpu_server.job_clearing import WorkLeftError, folder_bytes
 from gpu_server.job_desk import JobDesk, NoSpaceError, TooFewFramesError
 from gpu_server.job_rows import Job
 from gpu_server.jobs import JobConflictError
@@ -94,7 +94,7 @@ def job_list(
 
 @router.get("/jobs/{job_id}")
 def one_job(services: ServicesDep, job_id: Id) -> JobDetail:
-    """Describe one job: how far it is, its curves, which pictures there are."""
+    """Describe one job: how far it is, its curves, its pictures, and what room it takes."""
     job, ahead = _known(services, job_id)
     folder = _desk(services).folder(job_id)
     course = [
@@ -107,6 +107,8 @@ def one_job(services: ServicesDep, job_id: Id) -> JobDetail:
             "stages": list(STAGES),
             "curves": course,
             "pictures": job_view.pictures(folder),
+            "folder": folder.relative_to(services.store.data_dir).as_posix(),
+            "bytes": folder_bytes(folder),
         }
     )
 

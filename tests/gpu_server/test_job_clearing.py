@@ -97,3 +97,13 @@ def test_a_disk_that_does_not_let_go_is_said(
     monkeypatch.undo()
     job_clearing.clear(folder)
     assert files(folder) == set(KEPT)
+
+
+def test_a_folder_takes_what_its_own_files_take(folder: Path, tmp_path: Path) -> None:
+    assert job_clearing.folder_bytes(folder) == 10 * len(KEPT + WORK)
+    (tmp_path / "large").write_bytes(bytes(100_000))
+    (folder / "frames" / "link.tif").symlink_to(tmp_path / "large")
+    assert job_clearing.folder_bytes(folder) < 1000
+    job_clearing.clear(folder)
+    assert job_clearing.folder_bytes(folder) == 10 * len(KEPT)
+    assert job_clearing.folder_bytes(folder / "none") == 0

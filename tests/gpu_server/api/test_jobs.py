@@ -118,6 +118,21 @@ def test_a_job_is_cancelled_resumed_and_its_candidate_turned_down(
     assert site.http.post(f"{url}/reject").json()["state"] == "rejected"
 
 
+def test_one_job_says_what_room_it_takes(site, job_lab) -> None:
+    job = job_lab.desk.order(job_lab.add_domain(8), "ada", preset="quick")
+    url = f"/api/v1/jobs/{job.id}"
+    waiting = site.http.get(url).json()
+    assert (waiting["folder"], waiting["bytes"]) == (f"jobs/{job.id}", 0)
+    frames = job_lab.desk.folder(job.id) / "frames"
+    frames.mkdir(parents=True)
+    (frames / "one.tif").write_bytes(bytes(5000))
+    site.http.post(f"{url}/cancel")
+    assert site.http.get(url).json()["bytes"] == 5000
+    assert "bytes" not in site.http.get("/api/v1/jobs").json()[0]
+    site.http.post(f"{url}/discard")
+    assert site.http.get(url).json()["bytes"] == 0
+
+
 def test_a_stopped_job_is_discarded_and_cannot_go_on(site, job_lab) -> None:
     job = job_lab.desk.order(job_lab.add_domain(8), "ada", preset="quick")
     folder = job_lab.desk.folder(job.id)
