@@ -62,6 +62,12 @@ class DomainRow:
         # Names may be alike; numbers are another server's, too, from which models are imported.
         return f"domain {self.id} of {self.created_at:.3f}"
 
+    @property
+    def pixel_sizes_nm(self) -> tuple[float, float] | None:
+        """The octave that its pixel sizes lie in; None: unknown."""
+        band = self.pixel_band
+        return None if band is None else (2.0**band, 2.0 ** (band + 1))
+
 
 @dataclass(frozen=True, slots=True)
 class ReservoirFrame:

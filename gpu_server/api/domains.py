@@ -129,7 +129,6 @@ def known_domain(connection: sa.Connection, domain_id: int) -> DomainRow:
 
 
 def _told(row: DomainRow) -> dict[str, object]:
-    band = row.pixel_band
     return {
         "id": row.id,
         "name": row.name,
@@ -138,7 +137,7 @@ def _told(row: DomainRow) -> dict[str, object]:
         "modality": row.modality,
         "detector": row.detector,
         "sample": row.sample,
-        "pixel_size_nm": None if band is None else (2.0**band, 2.0 ** (band + 1)),
+        "pixel_size_nm": row.pixel_sizes_nm,
         "created_at": row.created_at,
         "seen_at": row.seen_at,
         "frame_count": row.frame_count,

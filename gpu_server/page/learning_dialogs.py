@@ -11,6 +11,7 @@ from gpu_server.api.services import Services
 from gpu_server.domains import DomainRow
 from gpu_server.objections import objection
 from gpu_server.page.learning_events import Happening, happenings
+from gpu_server.page.learning_wording import domain_origin
 from gpu_server.page.panels import box, text
 
 LONGEST_NAME = 80
@@ -25,6 +26,7 @@ class RenameDialog:
         self._domain: DomainRow | None = None
         with ui.dialog() as self._dialog, box("emc-dialog", "rename"):
             ui.label("Name of the domain").classes("emc-dialog-title")
+            self._origin = text("emc-note", "rename-origin")
             self._name = ui.input("Name").props(
                 f"outlined dense autofocus maxlength={LONGEST_NAME}"
             )
@@ -37,6 +39,9 @@ class RenameDialog:
         """Ask for the name of a domain."""
         self._domain = domain
         self._name.set_value(domain.name)
+        origin = domain_origin(domain)
+        self._origin.set_text(origin)
+        self._origin.set_visibility(bool(origin))
         self._dialog.open()
 
     async def _accept(self) -> None:

@@ -11,6 +11,7 @@ from gpu_server.page.learning_view import Learning
 from gpu_server.page.learning_wording import (
     candidate_title,
     domain_facts,
+    domain_origin,
     live_facts,
     shift_advice,
     shift_title,
@@ -74,6 +75,7 @@ class ModelAndDomain:
             self._domain = text("emc-name", "domain")
             self._renames = tool("Rename", self._rename, "give it your own name")
         self._facts = text("emc-note", "domain-facts")
+        self._origin = text("emc-note", "domain-origin")
         self._selects = ui.switch("", on_change=self._switched)
         self._selects.props("dense size=xs").classes("emc-selects")
         self._selects.props["data-part"] = "selects"
@@ -89,6 +91,7 @@ class ModelAndDomain:
         self._domain.set_text(domain.name if domain else NOTHING)
         facts = domain_facts(domain, learning.look) if domain else NO_DOMAIN
         self._facts.set_text(facts)
+        self._origin.set_text(domain_origin(domain) if domain else "")
         self._renames.set_visibility(domain is not None and self._may_change)
         self._show_memory(domain if learning.domain_model_works else None)
 

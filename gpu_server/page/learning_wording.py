@@ -92,6 +92,21 @@ def domain_facts(domain: DomainRow, look: str) -> str:
     return "  ·  ".join(facts)
 
 
+def domain_origin(domain: DomainRow) -> str:
+    """Say where a domain's frames come from, of that only what their files tell."""
+    sizes = domain.pixel_sizes_nm
+    # One that is called as its mode, as HAADF is, says nothing more.
+    detector = domain.detector if domain.detector != domain.modality else None
+    facts = (
+        domain.instrument,
+        domain.modality,
+        detector and f"detector {detector}",
+        domain.sample and f"sample {domain.sample}",
+        sizes and f"{sizes[0]:.4g} to {sizes[1]:.4g} nm/px",
+    )
+    return "  ·  ".join(fact for fact in facts if fact)
+
+
 def live_facts(learning: Learning) -> str:
     """Say since when the live model is live, and who made it so."""
     change = learning.live_change

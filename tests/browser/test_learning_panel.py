@@ -281,7 +281,9 @@ def test_back_in_a_known_domain_its_model_is_offered(visit: Visit, site: Site) -
 def test_a_domain_is_renamed_and_its_name_never_taken_for_html(
     visit: Visit, site: Site
 ) -> None:
+    visit.says("domain-origin", "0.125 to 0.25 nm/px")
     visit.click("learning-panel", "Rename")
+    visit.says("rename-origin", "Titan")
     visit.part("rename").get_by_label("Name").fill(HOSTILE)
     visit.page.keyboard.press("Enter")
     expect(visit.part("domain")).to_have_text(HOSTILE, timeout=PATIENCE_MS)

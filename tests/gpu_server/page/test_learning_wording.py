@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from gpu_server.domains import DomainRow
 from gpu_server.job_estimate import estimate
 from gpu_server.job_rows import Job
 from gpu_server.page import learning_wording as wording
@@ -36,6 +37,11 @@ CALM = Learning(at=100.0, live="base", has_models=True, has_jobs=True)
 SHIFTED = Shift("shifted", "contrast inverted", "base", 2, Proposal("adapt", 2), 7)
 RETURNED = Shift("returned", "", "base", 2, Proposal("promote", 2, "adapted-1"), 7)
 NAMES = {2: "BF, Titan"}
+DOMAIN = DomainRow(
+    id=2, name="gold", instrument=None, modality=None, detector=None, sample=None,
+    pixel_band=None, created_at=1.0, seen_at=2.0, frame_count=9, reservoir_count=8,
+    features="net", look=b"", model_id=None, selects_model=False,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -124,6 +130,18 @@ def test_the_bar_is_full_up_to_the_stage_and_as_far_as_its_steps() -> None:
     assert set(wording.stage_fractions(replace(JOB, state="queued"))) == {0.0}
     assert set(wording.stage_fractions(replace(JOB, state="promoted"))) == {1.0}
     assert wording.stage_fractions(replace(JOB, steps=0))[4] == 0.0
+
+
+def test_where_a_domains_frames_come_from_is_said_as_far_as_it_is_known() -> None:
+    assert wording.domain_origin(DOMAIN) == ""
+    known = replace(DOMAIN, instrument="Titan", modality="HAADF", detector="HAADF")
+    assert wording.domain_origin(known) == "Titan  ·  HAADF"
+    sized = replace(known, detector="Ceta", sample="Au on C", pixel_band=-3)
+    assert wording.domain_origin(sized) == (
+        "Titan  ·  HAADF  ·  detector Ceta  ·  sample Au on C  ·  0.125 to 0.25 nm/px"
+    )
+    coarse = replace(DOMAIN, pixel_band=7)
+    assert wording.domain_origin(coarse) == "128 to 256 nm/px"
 
 
 def test_who_made_the_model_live_is_named_but_not_who_started_the_server() -> None:
