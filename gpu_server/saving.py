@@ -37,10 +37,10 @@ class FrameFacts:
     """(y, x); None: unknown, sizes are then in px."""
     pixel_size_source: str | None
     modality: str | None = None
-    detector: str | None = None
-    sample: str | None = None
     time_s: float | None = None
     notes: tuple[str, ...] = ()
+    detector: str | None = None
+    sample: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
