@@ -45,12 +45,13 @@ class Change:
     reason: str
 
 
-_later = promotions.alias("later")
+_later, _undone = promotions.alias("later"), promotions.alias("undone")
 _STANDS = ~sa.exists().where(
     _later.c.id > promotions.c.id,
+    _later.c.undoes == _undone.c.id,
     sa.or_(
-        _later.c.undoes <= promotions.c.id,
-        _later.c.undoes.is_not(None) & (_later.c.replaced == promotions.c.model_id),
+        _undone.c.id <= promotions.c.id,
+        _undone.c.model_id == promotions.c.model_id,
     ),
 )
 """Of a change: no later roll back goes back to before it, nor takes its model off."""
@@ -204,15 +205,16 @@ def _forget(connection: sa.Connection, change: Change) -> None:
     What a person let one remember since stays, for a roll back says nothing of that choice; but
     that its frames turn the server to the very model taken back, no roll back leaves so.
     """
-    if change.replaced is None:
-        return
-    line, remembered = _noted(connection, change)
+    # Not what was live last: the server may have turned to another by itself since.
+    undone = sa.select(promotions.c.model_id).where(promotions.c.id == change.undoes)
+    taken_back = connection.execute(undone).scalar_one()
+    line, remembered = _noted(connection, change, taken_back)
     for domain_id in connection.scalars(
-        sa.select(domains.c.id).where(domains.c.model_id == change.replaced)
+        sa.select(domains.c.id).where(domains.c.model_id == taken_back)
     ).all():
         before = chosen_since(connection, domain_id, line)
         before = before or remembered.get(str(domain_id))
-        if before is None or before["model_id"] == change.replaced:
+        if before is None or before["model_id"] == taken_back:
             before = {"selects_model": False}
         elif _is_gone(connection, before["model_id"]):
             before = _NOTHING
@@ -222,13 +224,13 @@ def _forget(connection: sa.Connection, change: Change) -> None:
 
 
 def _noted(
-    connection: sa.Connection, change: Change
+    connection: sa.Connection, change: Change, taken_back: str
 ) -> tuple[int, dict[str, dict[str, object]]]:
     """Return the audit's line of the promotion taken back, and what domains remembered before."""
     row = connection.execute(
         sa.select(audit.c.id, audit.c.detail).where(
             audit.c.action == _PROMOTE,
-            audit.c.subject == f"model {change.replaced}",
+            audit.c.subject == f"model {taken_back}",
             audit.c.detail["promotion"].as_integer() == change.undoes,
         )
     ).first()

@@ -40,10 +40,11 @@ _LEAST_SPREAD = 1e-3
 _LEAST_SHARP = 0.5
 """Of the domain's median sharpness: outlines twice as wide are out of focus."""
 _LEAST_TO_COMPARE = 4
-_MOST_SOFT, _SOFT_FROM_PX = 0.6, 10
+_MOST_SOFT, _SOFT_FROM_PX = 0.5, 10
 """Outlines' width in radii of the particles, for radii from so many px on: of smaller ones grain
-and blur cannot be told apart. In focus 66 frames had up to 0.35 (EMPS, simulated bright field);
-blurred by half a radius, the ten in which anything was found had 0.64 and more."""
+and blur cannot be told apart. In focus 74 frames had up to 0.29 (EMPS, simulated bright field);
+blurred by half a radius, the four in which anything was found had 0.54 and more."""
+_EDGE_REACH_PX = 3
 _FRAMES_ASKED = 12
 
 
@@ -226,15 +227,15 @@ def _leave_out(
     known = [one for one in sharp if one is not None]
     usual = float(np.median(known)) if len(known) >= _LEAST_TO_COMPARE else 0.0
     reasons: list[str | None] = []
-    for problem, mask, one in zip(problems, masks, sharp, strict=True):
+    for problem, frame, mask, one in zip(problems, frames, masks, sharp, strict=True):
         if problem or one is None:
             reasons.append(problem or NOTHING_FOUND)
         else:
-            reasons.append(_dullness(mask, max(one, 1e-9), usual))
+            reasons.append(_dullness(frame, mask, max(one, 1e-9), usual))
     return tuple(reasons)
 
 
-def _dullness(mask: Mask, sharpness: float, usual: float) -> str | None:
+def _dullness(frame: Frame, mask: Mask, sharpness: float, usual: float) -> str | None:
     """Say why a frame is out of focus, beside the others or for its particles; None if it is not.
 
     A session may be out of focus from its first frame to its last.
@@ -242,7 +243,9 @@ def _dullness(mask: Mask, sharpness: float, usual: float) -> str | None:
     if sharpness < _LEAST_SHARP * usual:
         return f"defocused: outlines are {usual / sharpness:.1f} times as wide as usual"
     radius_px = _typical_radius_px(mask)
-    softness = 1 / (sharpness * radius_px)
+    # A rough outline may lie beside the edge, in all frames alike.
+    steepest = _sharpness(frame, mask, reach_px=_EDGE_REACH_PX) or sharpness
+    softness = 1 / (steepest * radius_px)
     if radius_px >= _SOFT_FROM_PX and softness > _MOST_SOFT:
         return (
             f"defocused: outlines are {softness:.1f} radii of the particles wide, expected at "
@@ -260,11 +263,15 @@ def _typical_radius_px(mask: Mask) -> float:
     return float(np.sqrt(area_px[np.searchsorted(total, total[-1] / 2)] / np.pi))
 
 
-def _sharpness(frame: Frame, mask: Mask) -> float | None:
-    """Return the slope along the outlines over the contrast, per px; None without particles."""
+def _sharpness(frame: Frame, mask: Mask, reach_px: int = 0) -> float | None:
+    """Return the slope along the outlines over the contrast, per px; None without particles.
+
+    The steepest within the reach counts.
+    """
     edge = outline(mask)
     if not edge.any():
         return None
     smooth = np.asarray(ndimage.gaussian_filter(frame, 1.5), np.float32)
     contrast = abs(float(smooth[mask].mean() - smooth[~mask].mean()))
-    return float(slopes(smooth)[edge].mean()) / max(contrast, 1e-9)
+    slope = ndimage.maximum_filter(slopes(smooth), 2 * reach_px + 1)
+    return float(slope[edge].mean()) / max(contrast, 1e-9)

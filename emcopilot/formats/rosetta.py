@@ -38,6 +38,7 @@ _DETECTORS = re.compile(
 _MODES = ("STEM", "TEM", "SEM")
 """Say how, not with which detector."""
 _SHORT = ("BF", "DF", "SE")
+_SPELT = {"IDPC": "iDPC", "DDPC": "dDPC"}
 _CAMERAS = ("Ceta", "Falcon", "Rio", "OneView", "K2", "K3", "CCD")
 _DM_TAGS = "ImageList/TagGroup0/ImageTags"
 """Where rosettasciio puts the tags of the image at hand."""
@@ -283,10 +284,15 @@ def _named_in(title: str) -> str | None:
     Of a TEM, "BF" and "DF" say which beams pass, and the camera is the same.
     """
     words: list[str] = _DETECTORS.findall(title.replace("_", " "))
-    spelt = [word if word.startswith(("i", "d")) else word.upper() for word in words]
+    spelt = [_SPELT.get(word.upper(), word.upper()) for word in words]
     if not {"STEM", "SEM"} & set(spelt):
         # Alone, "Se" is an element; with what scans, "bf" is spelt by a user in haste.
-        sure = (one for one in spelt if one in words or one[:2] not in _SHORT)
+        may_be_short = "TEM" not in spelt
+        sure = (
+            one
+            for one in spelt
+            if one[:2] not in _SHORT or (may_be_short and one in words)
+        )
         return next(sure, None)
     return next((one for one in spelt if one not in _MODES), spelt[0])
 

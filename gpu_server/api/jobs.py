@@ -167,6 +167,7 @@ async def _change(services: Services, change: Callable[[], Job]) -> JobAnswer:
     try:
         job = await asyncio.to_thread(change)
     except AdaptationError as error:
+        services.ring_jobs()  # a discarded job's row changed, whatever its files do
         raise _problem(error) from error
     services.ring_jobs()
     _, ahead = await asyncio.to_thread(_known, services, job.id)

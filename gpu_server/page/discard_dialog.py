@@ -36,8 +36,8 @@ class DiscardDialog:
 
     async def ask(self, job: Job, title: str) -> None:
         """Ask whether the work of a job, called so, shall go."""
-        self._job_id = job.id
         size_bytes = await asyncio.to_thread(self._size, job.id)
+        self._job_id = job.id  # with its text, should two be asked about at once
         self._what.set_text(discard_text(job, title, size_bytes))
         self._dialog.open()
 

@@ -350,6 +350,8 @@ def test_sem_makers_name_the_detector(tmp_path: Path) -> None:
         ("Ceta 4", "TEM", "Ceta"),
         ("HAADF of TEM lamella", "HAADF", "HAADF"),
         ("TEM DF001", "TEM", None),
+        ("BF TEM 12", "TEM", None),
+        ("STEM df", "DF", "DF"),
         ("TEM Se nanowires", "TEM", None),
         ("Se nanowires", None, None),
         ("adf 3", "ADF", "ADF"),

@@ -251,6 +251,18 @@ def test_an_undo_passes_over_what_the_server_turned_to_by_itself(
     assert live_and_trusted(registry, "a", "b") == ("c", [False, False])
 
 
+def test_what_the_server_turned_to_is_not_what_an_undo_takes_back(
+    registry: Registry, papers
+) -> None:
+    for folder in papers.values():
+        registry.add(folder, "imported", "ada")
+    go_live(registry, "a", "b", "c")
+    with registry.database.write() as connection:  # "c" could not be read at one start
+        promotion_rows.record(connection, "a", promotion_rows.SERVER, at=2.0)
+    undo(registry)
+    assert live_and_trusted(registry, "a", "b", "c") == ("b", [True, True, False])
+
+
 def test_what_is_rolled_back_is_not_trusted_for_an_earlier_promotion(
     registry: Registry, papers
 ) -> None:
