@@ -40,7 +40,10 @@ def objection(
     if model.verdict is None:
         return "nobody judged it"
     if model.verdict == "reject":
-        return "its report says reject: it is worse than the incumbent"
+        return (
+            "its report says reject: it is worse than the incumbent or than a classical cut, or "
+            "its synthetic set is not to be trusted; the report's reasons say which"
+        )
     found = judgement(registry, connection, model)
     return "; ".join(_doubts(found, live)) or None
 
