@@ -20,6 +20,7 @@ from models import checkpoint
 from models.datasets import LabelledFrame, label, read_pair
 from models.predict import predictor
 from models.segmentation_metrics import pixel_score
+from models.training import named_device
 
 Pixels = NDArray[np.generic]
 Mask = NDArray[np.bool_]
@@ -96,7 +97,8 @@ def _read(images: Sequence[object]) -> list[Labelled]:
 
 def miou_of(model: str | Path, frames: Sequence[Labelled]) -> NDArray[np.float64]:
     """Return a model's MIoU on each frame, as the live path looks at it, shape (N,)."""
-    show = predictor(*checkpoint.load(model))
+    network, card = checkpoint.load(model)
+    show = predictor(network.to(named_device("auto")), card)
     return np.array([pixel_score(show(f.pixels) >= 128, f.mask).miou for f in frames])
 
 

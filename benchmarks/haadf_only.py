@@ -26,6 +26,7 @@ from models.seen import write_seen
 from models.segmentation_metrics import pixel_score
 from models.train_segmenter import train
 from models.train_settings import Recipe, TrainSettings
+from models.training import named_device
 
 SEED, JUDGED_SEED = 20_261_127, 20_261_128
 FRAMES, SIDE_PX = 200, 384
@@ -75,7 +76,7 @@ def main() -> None:
         shown = [training_frame(number) for number in range(FRAMES)]
         write_seen(options.out, [frame.pixels for frame in shown])
     network, card = checkpoint.load(options.out)
-    show = predictor(network, card)
+    show = predictor(network.to(named_device(options.device)), card)
     print(machine())
     for mode in MODES:
         ours: list[float] = []

@@ -254,10 +254,10 @@ def main() -> None:
         Row("blur + Otsu, tuned on these frames", otsu_of(ground.test)),
         rough_row(job, ground),
     ]
-    rows += [
-        Row(SHOWN[stage], miou_of(taught(stage, job, ground, options.out), ground.test))
-        for stage in options.stages
-    ]
+    for stage in options.stages:
+        model = taught(stage, job, ground, options.out)
+        rows.append(Row(SHOWN[stage], miou_of(model, ground.test)))
+        show(rows[-1:])  # a run takes hours: each figure is said when it is known
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(machine())
     print(f"{ground.name}, {len(ground.unlabelled)} unlabelled frames, {ground.split}")

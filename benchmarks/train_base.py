@@ -186,7 +186,7 @@ def main() -> None:
             }
         )
         recipe = Recipe(
-            name="npssegnet-base-4",
+            name="npssegnet-base-5",
             licence="MIT; training images are cropped journal figures (EMPS, MIT), micrographs "
             "of catalysts (ARDA, MIT) and simulations",
             data=data_record(
