@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from emcopilot.hulls import hulls_of
 from emcopilot.runs import Labels, runs_of
+from models.side_by_side import side_by_side
 
 Frame = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -124,7 +125,7 @@ def choose_way(frames: Sequence[Frame]) -> Way:
         _middle(frames[n]) for n in sorted(set(picked.round().astype(int).tolist()))
     ]
     # A way must serve all frames: one on which it shines does not make up for the others.
-    worths = [_worths(frame) for frame in looked]
+    worths = side_by_side(_worths, looked)
     return max(worths[0], key=lambda way: sum(worth[way] for worth in worths))
 
 

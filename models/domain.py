@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from models.job_folder import kept
 from models.npssegnet import torch_run
 from models.predict import mean_leads
 from models.rough_mask import NOTHING_FOUND, Maker, rough_masks
-from models.synthesise import Cut, Frame
+from models.synthesise import Cut, Frame, Mask
 from models.training import named_device
 
 log = logging.getLogger(__name__)
@@ -193,4 +194,10 @@ def network_cut(model: str | Path, device: str) -> Cut:
     """Return what a model makes of a normalised frame, as the live path would look at it."""
     network, _ = checkpoint.load(model)
     run = torch_run(network.to(named_device(device)))
-    return lambda frame: mean_leads([frame], run)[0] >= 0
+    in_turn = threading.Lock()  # one frame has all of the device, however many wait
+
+    def masked(frame: Frame) -> Mask:
+        with in_turn:
+            return mean_leads([frame], run)[0] >= 0
+
+    return masked

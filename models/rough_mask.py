@@ -22,6 +22,7 @@ from models.npssegnet import torch_run
 from models.predict import mean_leads
 from models.sam_masks import SamSettings, sam_masks
 from models.scales import probability_of
+from models.side_by_side import side_by_side
 from models.tiling import Run, to_uint8
 
 Frame = NDArray[np.float32]
@@ -184,7 +185,7 @@ def _spread(count: int) -> list[int]:
 
 def _classical(frames: Sequence[Frame], reason: str) -> tuple[list[Mask], Maker, str]:
     way = choose_way(frames)
-    masks = [cut(frame, way).mask for frame in frames]
+    masks = side_by_side(lambda frame: cut(frame, way).mask, frames)
     if not any(mask.any() for mask in masks):
         return masks, "classical", f"no particle found by the classical cut; {reason}"
     return masks, "classical", f"classical cut, {way}; {reason}"

@@ -22,6 +22,7 @@ from models.mask_statistics import MaskStatistics
 from models.pix2pix import render
 from models.preprocess import normalise
 from models.random_mask import draw_mask
+from models.side_by_side import side_by_side
 
 Frame = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -142,7 +143,9 @@ def fidelity(
 def overlaps(frames: Sequence[LabelledFrame], cut: Cut) -> NDArray[np.float64]:
     """Return the IoU of what the cut finds with the mask, shape (N,); 1 where neither has any."""
     return np.array(
-        [_overlap(cut(f.pixels.astype(np.float32)), f.mask) for f in frames]
+        side_by_side(
+            lambda f: _overlap(cut(f.pixels.astype(np.float32)), f.mask), frames
+        )
     )
 
 

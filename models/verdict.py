@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.classical_cut import drawn_in, grown, outline_step, shrunk, solidity
+from models.side_by_side import side_by_side
 
 Frame = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -62,7 +63,9 @@ class Verdict:
 
 def worth_of(cut: Cut, frames: Sequence[Frame], seed: int = 0) -> Worth:
     """Judge a way of cutting by what it makes of normalised frames, each (H, W)."""
-    rows = [_look(cut, frame, seed + number) for number, frame in enumerate(frames)]
+    rows = side_by_side(
+        lambda numbered: _look(cut, numbered[1], seed + numbered[0]), enumerate(frames)
+    )
     *steps, solid, stable, covered = np.array(rows).T
     # Where precisely a soft edge ends is a matter of definition, so of one for all frames.
     step = max(steps, key=np.mean)
