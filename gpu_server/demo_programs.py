@@ -1,6 +1,7 @@
 """The demo's programs: the server and the agent as processes, in one folder of their own."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,9 @@ from gpu_server.tokens import Tokens
 
 START_TIMEOUT_S = 300.0
 FRAME_TIMEOUT_S = 120.0
+DISK_RESERVE_BYTES = 2**27
+"""The server leaves so much of the disk free; on site it is more, but the demo has few frames."""
+DISK_NEEDED_BYTES = DISK_RESERVE_BYTES + 2**26
 _LOOK_S = 0.05
 
 
@@ -63,8 +67,10 @@ class DemoPrograms:
         Raises
         ------
         ConfigError
-            If a program ends instead of starting; the message holds its last words.
+            If the disk has no room for frames, or a program ends instead of starting; the message
+            holds its last words.
         """
+        self._require_space()
         try:
             self._start()
         except BaseException:
@@ -118,7 +124,8 @@ class DemoPrograms:
             if time.monotonic() - moved > FRAME_TIMEOUT_S:
                 raise EMcopilotError(
                     f"no frame was finished for {FRAME_TIMEOUT_S:.0f} s: {now} of {frames} are "
-                    f"done; see server.log and agent.log in {self.folder}"
+                    f"done; see server.log and agent.log in {self.folder}, which end with\n"
+                    + "\n".join(_last_words(log) for _, log in self._running)
                 )
             time.sleep(
                 _LOOK_S
@@ -144,6 +151,15 @@ class DemoPrograms:
             if arrived and not waiting:
                 return
             self.wait_until_done(done + 1)
+
+    def _require_space(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < DISK_NEEDED_BYTES:
+            raise ConfigError(
+                f"{self.folder} has {free >> 20} MiB free, {DISK_NEEDED_BYTES >> 20} MiB are "
+                "needed: free some, or choose a folder on another disk"
+            )
 
     def _start(self) -> None:
         self.watched.mkdir(parents=True, exist_ok=True)
@@ -213,10 +229,8 @@ class DemoPrograms:
     def _check_alive(self) -> None:
         for process, log in self._running:
             if process.poll() is not None:
-                words = Path(log.name).read_text(encoding="utf-8", errors="replace")
-                last = "\n".join(words.splitlines()[-8:])
                 raise ConfigError(
-                    f"{Path(log.name).stem} ended ({process.returncode}):\n{last}"
+                    f"{Path(log.name).stem} ended ({process.returncode}):\n{_last_words(log)}"
                 )
 
     def _stop(self) -> None:
@@ -230,6 +244,12 @@ class DemoPrograms:
                 process.kill()
                 process.wait(10)
             log.close()
+
+
+def _last_words(log: IO[bytes]) -> str:
+    """Return a program's last log lines."""
+    words = Path(log.name).read_text(encoding="utf-8", errors="replace")
+    return "\n".join(words.splitlines()[-8:])
 
 
 def _free_port(wanted: int) -> int:
@@ -254,4 +274,5 @@ port = {port}
 [ingest]
 bind = "tcp://127.0.0.1:{ingest}"
 enrol_bind = "tcp://127.0.0.1:{enrol}"
+disk_reserve_bytes = {DISK_RESERVE_BYTES}
 """

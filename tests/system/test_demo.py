@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from emcopilot.errors import ConfigError, EMcopilotError
 from emcopilot.virtual_microscope import acquire
+from gpu_server import demo_programs
 from gpu_server.demo import Pace
 from gpu_server.demo_programs import DemoPrograms
 from gpu_server.demo_verdict import judge
@@ -46,6 +48,28 @@ def test_the_demo_passes_and_ends_with_one_line_of_figures(
     assert (figures["lost"], figures["duplicated"]) == (0, 0)
     assert abs(figures["mean_diameter_error_percent"]) <= 3.0
     assert figures["latency_p50_s"] > 0
+
+
+def test_a_disk_without_room_is_told_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_programs, "DISK_NEEDED_BYTES", 2**60)
+    with (
+        pytest.raises(ConfigError, match=r"MiB free, \d+ MiB are needed: free some"),
+        DemoPrograms(tmp_path, port=0),
+    ):
+        pass
+
+
+def test_when_frames_do_not_come_the_programs_own_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo_programs, "DISK_RESERVE_BYTES", 2**60)
+    monkeypatch.setattr(demo_programs, "FRAME_TIMEOUT_S", 8.0)
+    with DemoPrograms(tmp_path, port=0) as programs:
+        acquire(programs.watched, frames=1, size=256, seed=1, truth_path=programs.truth)
+        with pytest.raises(EMcopilotError, match="the server's disk is full"):
+            programs.wait_until_done(1)
 
 
 # What the verdict is made of fails in test_demo_verdict.py, without a network.
