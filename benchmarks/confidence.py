@@ -26,6 +26,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import nn
 
+from emcopilot.belief import believed
 from emcopilot.confidence import ParticleConfidence, particle_features
 from emcopilot.labels import label_particles
 from emcopilot.particles import measure_particles
@@ -46,10 +47,12 @@ from models.datasets import read_pixels
 from models.npssegnet import torch_run
 from models.predict import predict
 from models.scores import true_labels
+from models.segmentation_metrics import pixel_score
 from models.tiling import Run, to_uint8
 
 FLATTENING = 4.0
 """Temperature at which leads are read: eight bits of probability then reach to a lead of 25."""
+REAL = "EMPS validation"
 SIMULATED_SEED = 2027
 SIMULATED_SIDE_PX = 512
 SIZES_PX = (8.0, 14.0, 24.0, 40.0)
@@ -65,6 +68,8 @@ class Judged:
     """0 or 1: fitted on one, judged on the other."""
     lead: FloatArray
     truth: NDArray[np.int32]
+    is_core: bool = False
+    """Of the real ones: nearest to the product's use."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -149,10 +154,11 @@ def real_frames(run: Run) -> list[Judged]:
     papers = sorted({image.doi for image in validation})
     return [
         Judged(
-            "EMPS validation",
+            REAL,
             papers.index(image.doi) % 2,
             lead_of(predict(read_pixels(image.pair.image), run), FLATTENING),
             true_labels(read_pixels(image.pair.mask)),
+            is_core=image.is_core,
         )
         for image in validation
     ]
@@ -271,13 +277,73 @@ class Verdict:
         }
 
 
-def judge(frames: Sequence[Judged], temperature: float | None) -> list[Verdict]:
-    """Cross-fit on all groups together, judge each, and all."""
+@dataclass(frozen=True, slots=True)
+class Belief:
+    """MIoU of what the network says, and of what is left when it must believe it."""
+
+    group: str
+    says: NDArray[np.float64]
+    """Shape (N,)."""
+    believes: NDArray[np.float64]
+    """Shape (N,); each frame by the map that was fitted to the other half."""
+
+    @classmethod
+    def of(
+        cls, group: str, frames: Sequence[Judged], by_half: Sequence[Calibration]
+    ) -> "Belief":
+        """Score each frame."""
+        rows: list[tuple[float, float]] = []
+        for frame in frames:
+            other = by_half[1 - frame.half]
+            said = to_uint8(probability_at(frame.lead, other.temperature))
+            left = believed(said, other.particles)
+            both = [pixel_score(one >= 128, frame.mask).miou for one in (said, left)]
+            rows.append((both[0], both[1]))
+        says, believes = np.array(rows).T
+        return cls(group, says, believes)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.group:<18} n={len(self.says):3d}  MIoU {self.says.mean():.3f} "
+            f"(sd {self.says.std():.3f}) -> {self.believes.mean():.3f} "
+            f"(sd {self.believes.std():.3f}) without what it does not believe"
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Return the figures."""
+        return {
+            "group": self.group,
+            "images": len(self.says),
+            "miou_says": float(self.says.mean()),
+            "miou_believes": float(self.believes.mean()),
+            "sd": [float(self.says.std()), float(self.believes.std())],
+        }
+
+
+def cross_fitted(
+    frames: Sequence[Judged], temperature: float | None
+) -> list[Calibration]:
+    """Fit to either half."""
     by_half = [
         Calibration.fitted([f for f in frames if f.half == half], temperature)
         for half in (0, 1)
     ]
     print("temperatures of the halves:", [round(c.temperature, 3) for c in by_half])
+    return by_half
+
+
+def beliefs(frames: Sequence[Judged], by_half: Sequence[Calibration]) -> list[Belief]:
+    """Say what belief is worth on real frames, all and core."""
+    real = [frame for frame in frames if frame.group == REAL]
+    core = [frame for frame in real if frame.is_core]
+    return [
+        Belief.of(REAL, real, by_half),
+        Belief.of(f"{REAL}, core", core, by_half),
+    ]
+
+
+def judge(frames: Sequence[Judged], by_half: Sequence[Calibration]) -> list[Verdict]:
+    """Judge each group, and all, by what was fitted to the other half."""
     groups = list(dict.fromkeys(frame.group for frame in frames))
     verdicts = [
         Verdict.of(group, [f for f in frames if f.group == group], by_half)
@@ -406,9 +472,10 @@ def main() -> None:
     frames = real_frames(run)
     frames += simulated_frames(run, "haadf", options.frames)
     frames += simulated_frames(run, "bf", options.frames)
-    verdicts = judge(frames, temperature)
-    for verdict in verdicts:
-        print(verdict)
+    by_half = cross_fitted(frames, temperature)
+    verdicts, belief = judge(frames, by_half), beliefs(frames, by_half)
+    for line in (*verdicts, *belief):
+        print(line)
     calibration = Calibration.fitted(frames, temperature)
     print(json.dumps({"fitted on all": asdict(calibration)}))
     if options.plot:
@@ -425,6 +492,7 @@ def main() -> None:
             "machine": machine(),
             "fitted_on_all": asdict(calibration),
             "groups": [verdict.as_json() for verdict in verdicts],
+            "belief": [one.as_json() for one in belief],
         },
     )
 
