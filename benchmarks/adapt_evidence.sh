@@ -10,9 +10,11 @@ out=$1
 preset=${2:-$(nvidia-smi >/dev/null 2>&1 && echo standard || echo quick)}
 python=${PYTHON:-.venv/bin/python}
 here=$(dirname "$0")
+# A borrowed machine has the libraries, but not this package.
+export PYTHONPATH=$(cd "$here/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}
 figures=$out/figures
 mkdir -p "$figures"
-if [ "$preset" = standard ]; then steps=2000 cycle=1200; else steps=250 cycle=200; fi
+if [ "$preset" = standard ]; then steps=2000 cycle=1200 start_minutes=1; else steps=250 cycle=200 start_minutes=14; fi
 
 run() {
     local name=$1
@@ -21,7 +23,7 @@ run() {
     "$python" "$@" --json "$figures/$name.json" --plot "$figures/$name.png" | tee "$figures/$name.txt"
 }
 
-"$python" "$here/haadf_only.py" --out "$out/haadf-only" | tee "$figures/haadf-only.txt"
+"$python" "$here/haadf_only.py" --out "$out/haadf-only" --minutes $start_minutes | tee "$figures/haadf-only.txt"
 start=$out/haadf-only
 for ground in bf emps; do
     frames=$([ $ground = emps ] && echo 200 || echo 72)

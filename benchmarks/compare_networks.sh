@@ -3,6 +3,8 @@
 #   EMCOPILOT_DATA=... bash benchmarks/compare_networks.sh runs/networks cpu
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# A borrowed machine has the libraries, but not this package.
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 python=${PYTHON:-.venv/bin/python} out=$1 scale=${2:-cpu}
 mkdir -p "$out"
 runs=()
