@@ -14,7 +14,11 @@ here=$(dirname "$0")
 export PYTHONPATH=$(cd "$here/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}
 figures=$out/figures
 mkdir -p "$figures"
-if [ "$preset" = standard ]; then steps=2000 cycle=1200 start_minutes=1; else steps=250 cycle=200 start_minutes=14; fi
+if [ "$preset" = standard ]; then
+    steps=2000 cycle=1200 start_minutes=1  # an H200 takes 20 steps a second
+else
+    steps=250 cycle=200 start_minutes=14
+fi
 
 run() {
     local name=$1
@@ -23,7 +27,7 @@ run() {
     "$python" "$@" --json "$figures/$name.json" --plot "$figures/$name.png" | tee "$figures/$name.txt"
 }
 
-"$python" "$here/haadf_only.py" --out "$out/haadf-only" --minutes $start_minutes | tee "$figures/haadf-only.txt"
+"$python" "$here/haadf_only.py" --out "$out/haadf-only" --minutes "$start_minutes" | tee "$figures/haadf-only.txt"
 start=$out/haadf-only
 for ground in bf emps; do
     frames=$([ $ground = emps ] && echo 200 || echo 72)

@@ -6,7 +6,7 @@
 Judged are the EMPS validation part (split by paper) and simulated frames on the demo's family of
 supports, which training never drew. What is fitted (temperature, particle map) is fitted on one
 half of each set and judged on the other, both ways, no paper in both; what `--write` ships is
-fitted on all of it.
+fitted on all of it. So is told what it is worth to leave out what the model does not believe.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from emps import data_folder, read_emps, split
+from emps import EmpsImage, data_folder, read_emps, split
 from machine import machine, write_json
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -68,8 +68,6 @@ class Judged:
     """0 or 1: fitted on one, judged on the other."""
     lead: FloatArray
     truth: NDArray[np.int32]
-    is_core: bool = False
-    """Of the real ones: nearest to the product's use."""
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -149,19 +147,23 @@ def flattened(network: nn.Module) -> Run:
 
 
 def real_frames(run: Run) -> list[Judged]:
-    """Return the EMPS validation part; its papers go to the halves in turn."""
+    """Return the EMPS validation part."""
     _, validation = split(read_emps(data_folder()))
-    papers = sorted({image.doi for image in validation})
     return [
         Judged(
             REAL,
-            papers.index(image.doi) % 2,
+            half,
             lead_of(predict(read_pixels(image.pair.image), run), FLATTENING),
             true_labels(read_pixels(image.pair.mask)),
-            is_core=image.is_core,
         )
-        for image in validation
+        for image, half in halved(validation)
     ]
+
+
+def halved(images: Sequence[EmpsImage]) -> list[tuple[EmpsImage, int]]:
+    """Give each image its half; papers take turns."""
+    papers = sorted({image.doi for image in images})
+    return [(image, papers.index(image.doi) % 2) for image in images]
 
 
 def simulated_frames(run: Run, mode: Mode, count: int) -> list[Judged]:
@@ -287,21 +289,6 @@ class Belief:
     believes: NDArray[np.float64]
     """Shape (N,); each frame by the map that was fitted to the other half."""
 
-    @classmethod
-    def of(
-        cls, group: str, frames: Sequence[Judged], by_half: Sequence[Calibration]
-    ) -> "Belief":
-        """Score each frame."""
-        rows: list[tuple[float, float]] = []
-        for frame in frames:
-            other = by_half[1 - frame.half]
-            said = to_uint8(probability_at(frame.lead, other.temperature))
-            left = believed(said, other.particles)
-            both = [pixel_score(one >= 128, frame.mask).miou for one in (said, left)]
-            rows.append((both[0], both[1]))
-        says, believes = np.array(rows).T
-        return cls(group, says, believes)
-
     def __str__(self) -> str:
         return (
             f"{self.group:<18} n={len(self.says):3d}  MIoU {self.says.mean():.3f} "
@@ -332,13 +319,26 @@ def cross_fitted(
     return by_half
 
 
-def beliefs(frames: Sequence[Judged], by_half: Sequence[Calibration]) -> list[Belief]:
-    """Say what belief is worth on real frames, all and core."""
-    real = [frame for frame in frames if frame.group == REAL]
-    core = [frame for frame in real if frame.is_core]
+def beliefs(network: nn.Module, by_half: Sequence[Calibration]) -> list[Belief]:
+    """Say what belief is worth on real frames, all and core, as the live path looks at them."""
+    runs: list[Run] = []
+    for calibration in by_half:
+        tempered = copy.deepcopy(network)
+        temper(tempered, calibration.temperature)
+        runs.append(torch_run(tempered))
+    rows: list[tuple[float, float]] = []
+    images = halved(split(read_emps(data_folder()))[1])
+    for image, half in images:
+        said = predict(read_pixels(image.pair.image), runs[1 - half])
+        left = believed(said, by_half[1 - half].particles)
+        mask = true_labels(read_pixels(image.pair.mask)) > 0
+        says, believes = (pixel_score(one >= 128, mask).miou for one in (said, left))
+        rows.append((says, believes))
+    scores = np.array(rows)
+    core = [n for n, (image, _) in enumerate(images) if image.is_core]
     return [
-        Belief.of(REAL, real, by_half),
-        Belief.of(f"{REAL}, core", core, by_half),
+        Belief(REAL, *scores.T),
+        Belief(f"{REAL}, core", *scores[core].T),
     ]
 
 
@@ -473,7 +473,7 @@ def main() -> None:
     frames += simulated_frames(run, "haadf", options.frames)
     frames += simulated_frames(run, "bf", options.frames)
     by_half = cross_fitted(frames, temperature)
-    verdicts, belief = judge(frames, by_half), beliefs(frames, by_half)
+    verdicts, belief = judge(frames, by_half), beliefs(network, by_half)
     for line in (*verdicts, *belief):
         print(line)
     calibration = Calibration.fitted(frames, temperature)

@@ -95,10 +95,12 @@ def _read(images: Sequence[object]) -> list[Labelled]:
     return [Labelled(pair.image.stem, *read_pair(pair)) for pair in pairs]
 
 
-def miou_of(model: str | Path, frames: Sequence[Labelled]) -> NDArray[np.float64]:
+def miou_of(
+    model: str | Path, frames: Sequence[Labelled], device: str = "auto"
+) -> NDArray[np.float64]:
     """Return a model's MIoU on each frame, as the live path looks at it, shape (N,)."""
     network, card = checkpoint.load(model)
-    show = predictor(network.to(named_device("auto")), card)
+    show = predictor(network.to(named_device(device)), card)
     return np.array([pixel_score(show(f.pixels) >= 128, f.mask).miou for f in frames])
 
 

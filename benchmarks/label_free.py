@@ -39,6 +39,8 @@ from models.train_segmenter import train
 from models.train_settings import Recipe
 from models.watch import LogWatch
 
+log = logging.getLogger(__name__)
+
 STAGES = (
     "rehearsal",
     "rough",
@@ -250,14 +252,15 @@ def main() -> None:
     card = adapt(job, clock)
     wall_s = time.monotonic() - began
     rows = [
-        Row("incumbent", miou_of(options.model, ground.test)),
+        Row("incumbent", miou_of(options.model, ground.test, options.device)),
         Row("blur + Otsu, tuned on these frames", otsu_of(ground.test)),
         rough_row(job, ground),
     ]
     for stage in options.stages:
         model = taught(stage, job, ground, options.out)
-        rows.append(Row(SHOWN[stage], miou_of(model, ground.test)))
-        show(rows[-1:])  # a run takes hours: each figure is said when it is known
+        rows.append(Row(SHOWN[stage], miou_of(model, ground.test, options.device)))
+        # A run takes hours: each figure is said when it is known.
+        log.info("%s: MIoU %.3f", rows[-1].name, rows[-1].miou.mean())
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(machine())
     print(f"{ground.name}, {len(ground.unlabelled)} unlabelled frames, {ground.split}")

@@ -2,8 +2,8 @@
 
 import hashlib
 import logging
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,10 +194,11 @@ def network_cut(model: str | Path, device: str) -> Cut:
     """Return what a model makes of a normalised frame, as the live path would look at it."""
     network, _ = checkpoint.load(model)
     run = torch_run(network.to(named_device(device)))
-    in_turn = threading.Lock()  # one frame has all of the device, however many wait
+    # One frame has all of the device, however many wait; and each thread in which a network runs
+    # on a CPU gets OpenMP threads of its own.
+    in_turn = ThreadPoolExecutor(1)
 
     def masked(frame: Frame) -> Mask:
-        with in_turn:
-            return mean_leads([frame], run)[0] >= 0
+        return in_turn.submit(lambda: mean_leads([frame], run)[0] >= 0).result()
 
     return masked

@@ -185,7 +185,8 @@ def _spread(count: int) -> list[int]:
 
 def _classical(frames: Sequence[Frame], reason: str) -> tuple[list[Mask], Maker, str]:
     way = choose_way(frames)
-    masks = side_by_side(lambda frame: cut(frame, way).mask, frames)
+    largest = max(frame.size for frame in frames)
+    masks = side_by_side(lambda frame: cut(frame, way).mask, frames, largest_px=largest)
     if not any(mask.any() for mask in masks):
         return masks, "classical", f"no particle found by the classical cut; {reason}"
     return masks, "classical", f"classical cut, {way}; {reason}"

@@ -144,7 +144,9 @@ def overlaps(frames: Sequence[LabelledFrame], cut: Cut) -> NDArray[np.float64]:
     """Return the IoU of what the cut finds with the mask, shape (N,); 1 where neither has any."""
     return np.array(
         side_by_side(
-            lambda f: _overlap(cut(f.pixels.astype(np.float32)), f.mask), frames
+            lambda f: _overlap(cut(f.pixels.astype(np.float32)), f.mask),
+            frames,
+            largest_px=max((f.mask.size for f in frames), default=0),
         )
     )
 

@@ -18,7 +18,12 @@ from models.train_settings import Recipe, TrainSettings, network_name
 
 log = logging.getLogger(__name__)
 
-_NO_MEMORY = ("CPUAllocator", "bad_alloc", "could not create a")
+_NO_MEMORY = (
+    "CPUAllocator",
+    "bad_alloc",
+    "could not create a",
+    "can't start new thread",
+)
 
 
 class Run:

@@ -64,7 +64,9 @@ class Verdict:
 def worth_of(cut: Cut, frames: Sequence[Frame], seed: int = 0) -> Worth:
     """Judge a way of cutting by what it makes of normalised frames, each (H, W)."""
     rows = side_by_side(
-        lambda numbered: _look(cut, numbered[1], seed + numbered[0]), enumerate(frames)
+        lambda numbered: _look(cut, numbered[1], seed + numbered[0]),
+        enumerate(frames),
+        largest_px=max(frame.size for frame in frames),
     )
     *steps, solid, stable, covered = np.array(rows).T
     # Where precisely a soft edge ends is a matter of definition, so of one for all frames.

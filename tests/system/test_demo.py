@@ -65,7 +65,7 @@ def test_when_frames_do_not_come_the_programs_own_reason_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_programs, "DISK_RESERVE_BYTES", 2**60)
-    monkeypatch.setattr(demo_programs, "FRAME_TIMEOUT_S", 8.0)
+    monkeypatch.setattr(demo_programs, "FRAME_TIMEOUT_S", 20.0)
     with DemoPrograms(tmp_path, port=0) as programs:
         acquire(programs.watched, frames=1, size=256, seed=1, truth_path=programs.truth)
         with pytest.raises(EMcopilotError, match="the server's disk is full"):
