@@ -167,7 +167,7 @@ def test_a_training_state_comes_back_without_pickled_code(tmp_path: Path) -> Non
 
 def test_the_shipped_base_model_loads() -> None:
     network, card = load("base")
-    assert card.model_id.startswith("npssegnet-base-4-")
+    assert card.model_id.startswith("npssegnet-base-5-")
     with torch.inference_mode():
         assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 2, 32, 32)
 
