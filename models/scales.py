@@ -4,7 +4,8 @@ A network sees some 100 px round a pixel and learnt textures at the sizes that t
 particle of 4 px is hardly more than its blur, one of 300 px has an inside without an edge in
 sight. So a frame is also looked at where such particles look usual, and the answers are meant as
 leads of the logits: a sure look outweighs an unsure one. On particles so small that natively they
-are hardly more than their blur, the enlarged look has the last word.
+are hardly more than their blur, the enlarged look has the last word; on the inside of particles so
+large that natively no edge is in sight, a much reduced look has it.
 """
 
 import math
@@ -25,6 +26,9 @@ from models.tiling import Run, Tiling, predict_normalised, to_uint8
 Lead = NDArray[np.float32]
 """Particle minus background logit, shape (H, W)."""
 
+_HOLE = 5
+"""Steps of the reduced look: what is missing of a large particle is wider, 20 px natively; what
+parts the particles of a cluster is narrower."""
 _SUREST = 1e-5
 """Leads end at 11.5 either way: none outweighs all others."""
 
@@ -40,6 +44,11 @@ class Scales:
     """Typical diameter at native magnification below which particles are small."""
     specks_px: float = 0.0
     """Diameter below which the enlarged look alone says that a particle is there."""
+    inside: float | None = None
+    """Magnification, unless particles are small, of the look that is asked for nothing but the
+    inside of large particles."""
+    large_px: float = 0.0
+    """Diameter from which particles are large."""
     most_doubtful: float = math.inf
     """Doubtful pixels to one of a particle, natively, up to which an enlarged look is worth its
     four times the work: beyond, the model does not know what it sees, however large."""
@@ -52,7 +61,7 @@ class Scales:
         may_enlarge = self.when_small and max(native.shape) <= self.enlarged_up_to_px
         if may_enlarge and self._shows_small_particles(native):
             return self.when_small
-        return self.always
+        return self.always if self.inside is None else (*self.always, self.inside)
 
     def _shows_small_particles(self, native: Lead) -> bool:
         doubt = doubtful_share(to_uint8(probability_of(native)))
@@ -62,7 +71,10 @@ class Scales:
 
     def meant(self, looks: Mapping[float, Lead]) -> Lead:
         """Return what the looks at a frame say together; leads by magnification."""
-        mean = mean_lead(list(looks.values()))
+        mean = mean_lead([lead for at, lead in looks.items() if at != self.inside])
+        if self.inside is not None and self.inside in looks:
+            step_px = round(1 / self.inside)
+            return with_insides(mean, looks[self.inside], self.large_px, step_px)
         largest = max(looks)
         if self.specks_px == 0 or largest <= 1:
             return mean
@@ -71,13 +83,21 @@ class Scales:
 
 NATIVE = Scales()
 LIVE = Scales(
-    always=(0.5,), when_small=(2.0,), small_px=24.0, specks_px=8.0, most_doubtful=1.6
+    always=(0.5,),
+    when_small=(2.0,),
+    small_px=24.0,
+    specks_px=8.0,
+    most_doubtful=1.6,
+    inside=0.25,
+    large_px=100.0,
 )
 """Chosen on the validation images of `benchmarks/scale.py`: half beside native serves large
 particles, double beside native small ones. One look chosen by size finds more on catalysts, and
 loses on film; so only specks are left to it. Real frames of small particles have up to 1.5
 doubtful pixels to one of a particle; a model of HAADF alone, lost in bright field, has 1.8 to 2.6,
-and cost 2.3 s a frame of 512 px on two cores instead of 0.6."""
+and cost 2.3 s a frame of 512 px on two cores instead of 0.6. A look at a quarter
+costs 6 % of the native one: it changes no EMPS image (n=38) by more than 0.002 MIoU, and with it
+simulated HAADF particles of 100 to 300 px (n=8) rose from 0.72 to 0.97."""
 
 
 def leads_at(
@@ -133,6 +153,51 @@ def with_specks(mean: Lead, enlarged: Lead, specks_px: float) -> Lead:
     is_speck = area_px < math.pi / 4 * specks_px**2
     is_speck[0] = False
     return np.where(is_speck[pieces], np.maximum(mean, enlarged), mean)
+
+
+def with_insides(mean: Lead, reduced: Lead, large_px: float, step_px: int) -> Lead:
+    """Raise the insides of the large particles that the reduced look shows, to what it says.
+
+    Outlines stay where the mean of the others drew them, and so do the gaps of a cluster, which
+    from afar is one particle: filled is only what is five steps wide or more.
+
+    Parameters
+    ----------
+    mean, reduced : float32 arrays, shape (H, W)
+        What the other looks say together, and the reduced one.
+    large_px : float
+        Diameter from which a particle is large.
+    step_px : int
+        Pixels to one that the reduced look saw: on so coarse a grid insides are sought.
+    """
+    coarse = (slice(None, None, step_px),) * 2
+    seen = reduced[coarse] >= 0
+    pieces = np.empty(seen.shape, np.int32)
+    ndimage.label(seen, output=pieces)
+    area_px = np.bincount(pieces.ravel()) * step_px**2
+    is_large = np.asarray(area_px >= math.pi / 4 * large_px**2)
+    is_large[0] = False
+    large = is_large[pieces]
+    if not large.any():
+        return mean
+    # Beyond the frame's rim a hole goes on.
+    missing = np.pad(large & (mean[coarse] < 0), _HOLE, mode="edge")
+    wide = ndimage.binary_opening(missing, np.ones((_HOLE, _HOLE), np.bool_))
+    whole = ndimage.binary_dilation(wide, iterations=_HOLE, mask=missing)
+    # One step on: its edge lies between two pixels of the grid.
+    hole = np.empty(missing.shape, np.bool_)
+    ndimage.binary_dilation(whole, output=hole)
+    hole = hole[_HOLE:-_HOLE, _HOLE:-_HOLE]
+    is_hole = _refined(hole, step_px, mean.shape) & (reduced >= 0)
+    is_raised = (_refined(large, step_px, mean.shape) & (mean >= 0)) | is_hole
+    return np.where(is_raised, np.maximum(mean, reduced), mean)
+
+
+def _refined(
+    mask: NDArray[np.bool_], step_px: int, shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Repeat every pixel, and cut to a shape."""
+    return mask.repeat(step_px, 0).repeat(step_px, 1)[: shape[0], : shape[1]]
 
 
 def probability_of(lead: Lead) -> NDArray[np.float32]:

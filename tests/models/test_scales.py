@@ -17,6 +17,7 @@ from models.scales import (
     probability_of,
     resized,
     typical_diameter_px,
+    with_insides,
     with_specks,
 )
 from models.tiling import Tiling, to_uint8
@@ -182,3 +183,62 @@ def test_specks_change_nothing_where_no_look_is_enlarged() -> None:
     native, half = np.full((9, 9), 1, np.float32), np.full((9, 9), -3, np.float32)
     assert (LIVE.meant({1.0: native, 0.5: half}) == -1).all()
     assert (LIVE.meant({1.0: native}) == 1).all()
+
+
+LARGE = 100.0
+
+
+def sides(diameter_px: float, apart_px: int = 256) -> NDArray[np.bool_]:
+    return discs(256, diameter_px, apart_px) > 0
+
+
+def lead_where(mask: NDArray[np.bool_], sure: float = 3.0) -> NDArray[np.float32]:
+    return np.where(mask, sure, -sure).astype(np.float32)
+
+
+def test_the_reduced_look_fills_a_large_particle_and_leaves_its_outline() -> None:
+    truth = sides(160)
+    hollow = lead_where(truth & ~sides(90))
+    from_afar = lead_where(sides(168), 5.0)  # coarse: its edge lies too far out
+    shown = with_insides(hollow, from_afar, LARGE, 4)
+    assert ((shown >= 0) == truth).mean() > 0.995
+    assert shown[sides(80)].min() >= 5
+
+
+def test_the_gaps_of_a_cluster_stay_open() -> None:
+    # 6 px between neighbours, 16 px where four leave room.
+    cluster = discs(256, 18, 24) > 0
+    from_afar = lead_where(sides(220), 5.0)
+    shown = with_insides(lead_where(cluster), from_afar, LARGE, 4)
+    assert ((shown >= 0) == cluster).mean() > 0.98
+
+
+def test_what_is_small_or_not_seen_from_afar_is_left_as_it_was() -> None:
+    for seen in (sides(60), np.zeros((256, 256), np.bool_)):
+        mean = lead_where(sides(60) & ~sides(40))
+        assert with_insides(mean, lead_where(seen), LARGE, 4) is mean
+
+
+def test_a_hole_at_the_rim_of_the_frame_is_filled_to_the_rim() -> None:
+    half = sides(160)[:, 128:]
+    hollow = lead_where(half & ~sides(90)[:, 128:])
+    shown = with_insides(hollow, lead_where(half, 5.0), LARGE, 4)
+    assert ((shown >= 0) == half).mean() > 0.995
+
+
+@pytest.mark.parametrize("shape", [(255, 301), (97, 130)])
+def test_any_shape_has_insides(shape: tuple[int, int]) -> None:
+    every = np.ones(shape, np.float32)
+    np.testing.assert_array_equal(with_insides(every, 5 * every, LARGE, 4), 5 * every)
+
+
+def test_the_reduced_look_is_asked_for_insides_alone() -> None:
+    rule = Scales(
+        always=(0.5,), when_small=(2.0,), small_px=12, inside=0.25, large_px=LARGE
+    )
+    assert rule.beside(lead_where(sides(160))) == (0.5, 0.25)
+    assert rule.beside(lead_where(discs(240, 9, 60) > 0)) == (2.0,)
+    native, half = lead_where(sides(160), 4.0), lead_where(sides(160), 2.0)
+    afar = lead_where(sides(40), 9.0)  # no large particle
+    shown = rule.meant({1.0: native, 0.5: half, 0.25: afar})
+    np.testing.assert_array_equal(shown, mean_lead([native, half]))
