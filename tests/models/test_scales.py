@@ -242,3 +242,10 @@ def test_the_reduced_look_is_asked_for_insides_alone() -> None:
     afar = lead_where(sides(40), 9.0)  # no large particle
     shown = rule.meant({1.0: native, 0.5: half, 0.25: afar})
     np.testing.assert_array_equal(shown, mean_lead([native, half]))
+
+
+def test_what_is_unsure_or_seen_from_afar_alone_is_no_large_particle() -> None:
+    hollow = lead_where(sides(160) & ~sides(90))
+    assert with_insides(hollow, lead_where(sides(160), 2.0), LARGE, 4) is hollow
+    nothing = lead_where(np.zeros((256, 256), np.bool_))
+    assert with_insides(nothing, lead_where(sides(160), 5.0), LARGE, 4) is nothing
