@@ -21,6 +21,8 @@ from machine import machine, write_json
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from emcopilot.belief import believed
+from emcopilot.confidence import IDENTITY, ParticleConfidence
 from emcopilot.simulate import random_scene, render_micrograph
 from models import checkpoint
 from models.box_truth import Boxes
@@ -42,7 +44,7 @@ from models.tiling import Run, Tiling, to_uint8
 MAGNIFICATIONS = (2.0, 1.0, 0.7, 0.5, 0.35, 0.25)
 PAPER_PX = 512
 """The paper resizes every frame to this side."""
-SIZES_PX = (5.0, 8.0, 14.0, 30.0, 80.0, 200.0)
+SIZES_PX = (5.0, 8.0, 14.0, 30.0, 80.0, 150.0, 300.0)
 SIMULATED_SEED = 78
 SHAPE = (768, 768)
 
@@ -89,7 +91,8 @@ def simulated_cases(frames: int) -> Iterator[Case]:
             if frame.particles:
                 truth = MarkedParticles(frame.labels)
                 name = f"{mode}-{size_px:g}-{number}"
-                yield Case(name, (f"simulated {size_px:g} px",), frame.pixels, truth)
+                one = f"simulated {size_px:g} px"
+                yield Case(name, (one, f"{one} {mode}"), frame.pixels, truth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +187,14 @@ STRATEGIES: dict[str, Strategy] = {
     "native + 0.7 + half + 0.35": always(1.0, 0.7, 0.5, 0.35),
     "chosen once, 25 px": one_chosen(25.0),
     "live, specks meant too": by_rule(replace(LIVE, specks_px=0.0)),
+    "live, insides not asked": by_rule(replace(LIVE, inside=None)),
     "live default": by_rule(LIVE),
 }
 
 
-def score(case: Case, lead: Lead) -> float:
-    """Return the MIoU against masks, the F1 by centre in box against boxes."""
-    shown = to_uint8(probability_of(lead))
+def score(case: Case, lead: Lead, confidence: ParticleConfidence) -> float:
+    """Return the MIoU against masks, the F1 against boxes, of what the model believes."""
+    shown = believed(to_uint8(probability_of(lead)), confidence)
     if isinstance(case.truth, Boxes):
         return case.truth.score(case.name, shown).f1
     return case.truth.score(case.name, shown).miou
@@ -249,7 +253,7 @@ def main() -> None:
         looks = look(case, run)
         for name, strategy in STRATEGIES.items():
             answer = strategy(looks)
-            value = score(case, answer.lead)
+            value = score(case, answer.lead, card.particle_confidence or IDENTITY)
             costs[name].append(cost(looks, answer.scales, name))
             for key in case.sets:
                 rows[name].setdefault(key, []).append(value)
