@@ -175,6 +175,11 @@ def with_insides(mean: Lead, reduced: Lead, large_px: float, step_px: int) -> Le
         Diameter from which a particle is large.
     step_px : int
         Pixels to one that the reduced look saw: on so coarse a grid insides are sought.
+
+    Returns
+    -------
+    float32 array, shape (H, W)
+        The mean itself where no large particle is seen.
     """
     coarse = (slice(None, None, step_px),) * 2
     seen = reduced[coarse] >= 0
