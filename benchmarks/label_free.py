@@ -1,14 +1,17 @@
 """What labels out of unlabelled frames are worth, and what each stage of the recipe buys.
 
     python benchmarks/label_free.py OUT --ground bf|haadf|emps --model MODEL [--preset quick]
-        [--frames N] [--stages STAGE ...] [--json FILE] [--plot FILE.png]
+        [--config JOB.toml] [--frames N] [--stages STAGE ...] [--json FILE] [--plot FILE.png]
+        [--curves FILE.png]
 
 Runs `emcopilot adapt` on frames whose masks are hidden from it, then trains the same network from
 the same start with the same settings on other labels: the rough masks, a classical cut's, the 1st
 generation, the 2nd, and the masks drawn by hand; the candidate itself learns from the 2nd and from
 rough masks. Each is joined by the same share of simulated frames against forgetting;
-`rehearsal` shows what these do alone. All are judged on frames that no training saw, beside the
-incumbent and the microscopist's one-liner. A killed run goes on.
+`rehearsal` shows what these do alone, `plus-1`, `plus-3` and `plus-5` what so many masks drawn by
+hand add to the candidate. All are judged on frames that no training saw, beside the incumbent and
+the microscopist's one-liner; on a few of these every training is judged on its way, too, and the
+candidate's is repeated for it. A killed run goes on.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +30,14 @@ from numpy.typing import NDArray
 
 from emcopilot.optics import Mode
 from models import checkpoint
-from models.adapt import adapt, sources
+from models.adapt import adapt, parted, sources
 from models.adapt_settings import AdaptSettings, chosen_job
 from models.augmentation import Source
 from models.classical_cut import choose_way, cut
 from models.curves import read_record
-from models.datasets import LabelledFrame
+from models.datasets import LabelledFrame, label
+from models.domain import open_domain
+from models.domain_frames import frame_files
 from models.frame_sets import load_frames
 from models.significance import paired_test
 from models.train_segmenter import train
@@ -48,6 +53,9 @@ STAGES = (
     "first",
     "second",
     "candidate",
+    "plus-1",
+    "plus-3",
+    "plus-5",
     "manual",
 )
 SHOWN = {
@@ -57,8 +65,15 @@ SHOWN = {
     "first": "1st generation",
     "second": "2nd generation alone",
     "candidate": "2nd generation and rough masks (the candidate)",
+    "plus-1": "the candidate's labels and 1 mask drawn by hand",
+    "plus-3": "the candidate's labels and 3 masks drawn by hand",
+    "plus-5": "the candidate's labels and 5 masks drawn by hand",
     "manual": "masks drawn by hand",
 }
+ADDED = 0.25
+"""Share of all tiles that show the few frames whose masks were drawn by hand."""
+ON_THE_WAY, LOOKS = 8, 8
+"""Test frames on which a training is judged on its way, and how often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,33 +122,82 @@ def labels_for(
 def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:
     if stage == "rehearsal":
         return sources(job, [])
+    if stage == "candidate":
+        return candidate_sources(job)
+    if stage.startswith("plus-"):
+        few = ground.labels()[: int(stage.removeprefix("plus-"))]
+        by_hand = Source(few, share=ADDED, scale=(0.35, 1.4), invert=0.0)
+        others = candidate_sources(job)
+        return [*(replace(s, share=(1 - ADDED) * s.share) for s in others), by_hand]
     labels = labels_for(stage, job, ground)
     return sources(job, labels, has_true_edges=stage == "manual")
 
 
+def candidate_sources(job: AdaptSettings) -> list[Source]:
+    """Return what the job's candidate learnt from."""
+    round_folder = job.out / "round-1"
+    files = frame_files(job.frames, job.most_frames)
+    domain = open_domain(job, files, job.model, round_folder)
+    learnt, _ = parted(load_frames(round_folder / "second.npz"))
+    return sources(job, learnt, domain.shown)
+
+
 def taught(stage: str, job: AdaptSettings, ground: Ground, out: Path) -> Path:
     """Train the job's network on a stage's labels, or find it trained."""
-    if stage == "candidate":
-        return job.out
     folder = out / stage
-    if not (folder / checkpoint.CARD_FILE).exists() or not _is_done(folder, job):
-        train(
-            job.train.model_copy(
-                update={
-                    "start": job.model,
-                    "architecture": checkpoint.load(job.model)[1].architecture,
-                }
-            ),
-            taught_from(stage, job, ground),
-            folder,
-            recipe=Recipe(name=f"label-free-{stage}"),
-        )
+    if (folder / checkpoint.CARD_FILE).exists() and _is_done(folder, job):
+        return folder
+    every = max(1, len(ground.test) // ON_THE_WAY)
+    judged = [label(f.name, f.pixels, f.mask) for f in ground.test[::every]]
+    train(
+        job.train.model_copy(
+            update={
+                "start": job.model,
+                "architecture": checkpoint.load(job.model)[1].architecture,
+                "judge_every": max(1, job.train.steps // LOOKS),
+            }
+        ),
+        taught_from(stage, job, ground),
+        folder,
+        recipe=Recipe(name=f"label-free-{stage}"),
+        held_out=judged[:ON_THE_WAY],
+    )
     return folder
 
 
 def _is_done(folder: Path, job: AdaptSettings) -> bool:
     lines = read_record(folder)
     return bool(lines) and lines[-1]["step"] >= job.train.steps
+
+
+Curve = list[tuple[int, float, float]]
+"""Step, pixel accuracy and MIoU of the frames that judge on the way."""
+
+
+def curve(trained: Path) -> Curve:
+    """Return how a training fared on its way, at native magnification."""
+    return [
+        (int(line["step"]), line["held_out_pa"], line["held_out_miou"])
+        for line in read_record(trained)
+        if "held_out_miou" in line
+    ]
+
+
+def plot_curves(curves: dict[str, Curve], title: str, path: Path) -> None:
+    """Draw pixel accuracy and MIoU over the steps of every training."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for column, (axes, name) in enumerate(
+        zip(figure.subplots(1, 2), ("pixel accuracy", "MIoU"), strict=True), start=1
+    ):
+        for number, (stage, points) in enumerate(curves.items()):
+            steps = [point[0] for point in points]
+            values = [point[column] for point in points]
+            axes.plot(steps, values, "o-", ms=3, color=f"C{number}", label=SHOWN[stage])
+        axes.set(xlabel="step", ylabel=f"{name}, {ON_THE_WAY} unseen frames")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=7)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
 
 
 def rough_row(job: AdaptSettings, ground: Ground) -> Row:
@@ -225,19 +289,21 @@ def main() -> None:
     parser.add_argument(
         "--preset", choices=["quick", "standard", "paper"], default="quick"
     )
+    parser.add_argument("--config", type=Path, help="TOML of a job, over the preset")
     parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--rough", default="auto")
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--curves", type=Path)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 
     ground = ground_of(options.ground, options.frames)
     frames = ground.write_frames(options.out / "frames")
     job = chosen_job(
-        None,
+        options.config,
         {
             "frames": str(frames),
             "out": str(options.out / "job"),
@@ -256,8 +322,14 @@ def main() -> None:
         Row("blur + Otsu, tuned on these frames", otsu_of(ground.test)),
         rough_row(job, ground),
     ]
+    curves: dict[str, Curve] = {}
     for stage in options.stages:
-        model = taught(stage, job, ground, options.out)
+        # The candidate's own weights are the job's; its training is repeated for its curve alone.
+        is_candidate = stage == "candidate"
+        if options.curves or not is_candidate:
+            trained = taught(stage, job, ground, options.out)
+            curves[stage] = curve(trained)
+        model = job.out if is_candidate else options.out / stage
         rows.append(Row(SHOWN[stage], miou_of(model, ground.test, options.device)))
         # A run takes hours: each figure is said when it is known.
         log.info("%s: MIoU %.3f", rows[-1].name, rows[-1].miou.mean())
@@ -288,8 +360,11 @@ def main() -> None:
             "verdict": card.data["verdict"],
             "rows": [row.as_json() for row in rows],
             "old_domain": [row.as_json() for row in before],
+            "curves": curves,
         },
     )
+    if options.curves:
+        plot_curves(curves, ground.name, options.curves)
     if options.plot:
         plot(
             rows,

@@ -5,7 +5,8 @@
 Every frame goes through the network at each magnification once; the strategies differ in what
 they make of those maps, so they are compared on the very same answers. Cost is the pixels that go
 through the network, in units of the frame. Real: the validation parts of EMPS (MIoU) and ARDA (F1
-by centre in box). Simulated, on supports that training never drew: particles of one size class.
+by centre in box), and EMPS reduced until its particles are small. Simulated, on supports that
+training never drew: particles of one size class.
 """
 
 import argparse
@@ -32,8 +33,10 @@ from models.preprocess import normalise
 from models.scales import (
     LIVE,
     Lead,
+    Piece,
     Scales,
     leads_at,
+    magnified,
     mean_lead,
     probability_of,
     typical_diameter_px,
@@ -41,10 +44,15 @@ from models.scales import (
 from models.scores import MarkedParticles, true_labels, whole_diameters_px
 from models.tiling import Run, Tiling, to_uint8
 
-MAGNIFICATIONS = (2.0, 1.0, 0.7, 0.5, 0.35, 0.25)
+MAGNIFICATIONS = (3.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25)
+LARGEST_PX = {2.0: LIVE.enlarged_up_to_px, 3.0: 450}
+"""Sides of frames that are looked at so large: three times as large, the reduced ones alone."""
 PAPER_PX = 512
 """The paper resizes every frame to this side."""
 SIZES_PX = (5.0, 8.0, 14.0, 30.0, 80.0, 150.0, 300.0)
+REDUCED_TO_PX = (5.0, 7.0, 10.0)
+LEAST_SIDE_PX, FEWEST_PARTICLES = 96, 3
+"""Of a reduced frame: of less, a score is chance."""
 SIMULATED_SEED = 78
 SHAPE = (768, 768)
 
@@ -77,6 +85,22 @@ def real_cases() -> Iterator[Case]:
 def size_class(diameters_px: NDArray[np.floating]) -> str:
     median = float(np.median(diameters_px)) if len(diameters_px) else 0.0
     return "< 20 px" if median < 20 else "20 to 60 px" if median < 60 else ">= 60 px"
+
+
+def reduced_cases() -> Iterator[Case]:
+    """Reduce micrographs of larger particles, antialiased, to a median diameter."""
+    for image in split(read_emps(data_folder()))[1]:
+        pixels = read_pixels(image.pair.image).astype(np.float32)
+        mask = read_pixels(image.pair.mask) > 0
+        diameters_px = whole_diameters_px(true_labels(mask))
+        for size_px in REDUCED_TO_PX if len(diameters_px) else ():
+            factor = size_px / float(np.median(diameters_px))
+            small = magnified(pixels, factor)
+            labels = true_labels(magnified(mask.astype(np.float32), factor) > 0.5)
+            is_told = labels.max() >= FEWEST_PARTICLES
+            if factor < 0.7 and max(small.shape) >= LEAST_SIDE_PX and is_told:
+                sets = (f"EMPS reduced to {size_px:g} px",)
+                yield Case(image.pair.name, sets, small, MarkedParticles(labels))
 
 
 def simulated_cases(frames: int) -> Iterator[Case]:
@@ -117,11 +141,11 @@ class Answer:
 
 
 def look(case: Case, run: Run) -> Looks:
-    """Look at every magnification; large frames are not enlarged, as in the live path."""
+    """Look at every magnification; large frames are not enlarged."""
     frame = normalise(case.pixels)
     looks = Looks({}, {})
     for scale in MAGNIFICATIONS:
-        if scale > 1 and max(frame.shape) > LIVE.enlarged_up_to_px:
+        if max(frame.shape) > LARGEST_PX.get(scale, math.inf):
             continue
         seen: list[int] = []
 
@@ -166,7 +190,12 @@ def by_rule(rule: Scales) -> Strategy:
     """Do as the live path would with this rule."""
 
     def choose(looks: Looks) -> Answer:
-        scales = (1.0, *rule.beside(looks.leads[1.0]))
+        def glimpse(piece: Piece, magnification: float) -> Lead:
+            """Cut from the whole look: its rim is not mirrored, and its cost not counted."""
+            nothing = np.full_like(looks.leads[1.0], -np.inf)
+            return looks.leads.get(magnification, nothing)[piece]
+
+        scales = (1.0, *rule.beside(looks.leads[1.0], glimpse))
         return Answer(rule.meant({s: looks.leads[s] for s in scales}), scales)
 
     return choose
@@ -187,6 +216,7 @@ STRATEGIES: dict[str, Strategy] = {
     "native + 0.7 + half + 0.35": always(1.0, 0.7, 0.5, 0.35),
     "chosen once, 25 px": one_chosen(25.0),
     "live, specks meant too": by_rule(replace(LIVE, specks_px=0.0)),
+    "live, no glimpse": by_rule(replace(LIVE, rescues=())),
     "live, insides not asked": by_rule(replace(LIVE, inside=None)),
     "live default": by_rule(LIVE),
 }
@@ -249,7 +279,7 @@ def main() -> None:
     print(f"{card.model_id} on {machine()}")
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in STRATEGIES}
     costs: dict[str, list[float]] = {name: [] for name in STRATEGIES}
-    for case in [*real_cases(), *simulated_cases(options.frames)]:
+    for case in [*real_cases(), *reduced_cases(), *simulated_cases(options.frames)]:
         looks = look(case, run)
         for name, strategy in STRATEGIES.items():
             answer = strategy(looks)

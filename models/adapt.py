@@ -138,9 +138,7 @@ def one_round(
         lambda: _second(job, translator, first, domain, watch),
     )
     show_sample(samples / f"{number}-3-second-generation.png", second)
-    every = min(HELD_OUT_EVERY, len(second) // 2)
-    unseen = second[::every]
-    learnt = [frame for number, frame in enumerate(second) if number % every]
+    learnt, unseen = parted(second)
     _begin(watch, "train", trained, job.train.steps)
     train(
         job.train.model_copy(
@@ -173,6 +171,15 @@ def one_round(
         key=job.domain_key,
     )
     return trained, outcome
+
+
+def parted(
+    synthetic: Sequence[LabelledFrame],
+) -> tuple[list[LabelledFrame], list[LabelledFrame]]:
+    """Part a synthetic set into what NPsSegNet learns from and what it never sees."""
+    every = min(HELD_OUT_EVERY, len(synthetic) // 2)
+    learnt = [frame for number, frame in enumerate(synthetic) if number % every]
+    return learnt, list(synthetic[::every])
 
 
 def _begin(

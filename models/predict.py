@@ -5,6 +5,7 @@ model does not believe itself.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from models.preprocess import normalise
 from models.scales import (
     LIVE,
     Lead,
+    Piece,
     Scales,
     leads_at,
     probability_of,
@@ -90,10 +92,24 @@ def mean_leads(
     """Return the leads of normalised frames of one shape (H, W), meant over all looks."""
     cut = tiling or Tiling()
     looks = [{1.0: native} for native in leads_at(frames, 1.0, run, cut)]
-    wanted = [scales.beside(native[1.0]) for native in looks]
+    wanted = [
+        scales.beside(native[1.0], partial(_glimpse, frame, run=run, tiling=cut))
+        for frame, native in zip(frames, looks, strict=True)
+    ]
     for magnification in sorted(set().union(*wanted)):
         those = [i for i, one in enumerate(wanted) if magnification in one]
         answers = leads_at([frames[i] for i in those], magnification, run, cut)
         for i, lead in zip(those, answers, strict=True):
             looks[i][magnification] = lead
     return [scales.meant(of_frame) for of_frame in looks]
+
+
+def _glimpse(
+    frame: NDArray[np.float32],
+    piece: Piece,
+    magnification: float,
+    *,
+    run: Run,
+    tiling: Tiling,
+) -> Lead:
+    return leads_at([frame[piece]], magnification, run, tiling)[0]

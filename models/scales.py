@@ -5,11 +5,12 @@ particle of 4 px is hardly more than its blur, one of 300 px has an inside witho
 sight. So a frame is also looked at where such particles look usual, and the answers are meant as
 leads of the logits: a sure look outweighs an unsure one. On particles so small that natively they
 are hardly more than their blur, the enlarged look has the last word; on the inside of particles so
-large that natively no edge is in sight, a much reduced look has it.
+large that natively no edge is in sight, a much reduced look has it. Where natively next to nothing
+is found, a glimpse at an enlarged piece tells whether that is for size.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,9 @@ from models.tiling import Run, Tiling, predict_normalised, to_uint8
 
 Lead = NDArray[np.float32]
 """Particle minus background logit, shape (H, W)."""
+Piece = tuple[slice, slice]
+Glimpse = Callable[[Piece, float], Lead]
+"""A piece of a frame and a magnification to the piece's leads, at its own size."""
 
 _HOLE = 5
 """Steps of the reduced look: what is missing of a large particle is wider, 20 px natively; what
@@ -33,6 +37,10 @@ _SURE_FROM_AFAR, _LEAST_SHOWN = 3.7, 0.1
 """Mean lead of a large particle from afar, and the share of it that the other looks must show too.
 Chosen on simulated frames of the base model: particles had 3.8 and more, but for five of some
 fifty; what was seen in empty fields of HAADF had up to 3.5, and once 3.6 with a share of 0.03."""
+_HARDLY = -2.2
+"""Lead of a probability of 10 %: less is background without a doubt."""
+_LEAST_DOUBT = 0.25
+"""Where nothing is seen there is no rim to doubt; a sure look at particles of 10 px has 0.3."""
 _SUREST = 1e-5
 """Leads end at 11.5 either way: none outweighs all others."""
 
@@ -54,35 +62,73 @@ class Scales:
     large_px: float = 0.0
     """Diameter from which particles are large."""
     most_doubtful: float = math.inf
-    """Doubtful pixels to one of a particle, natively, up to which an enlarged look is worth its
-    four times the work: beyond, the model does not know what it sees, however large."""
+    """Doubtful pixels to one of a particle, natively, up to which the model knows what it sees.
+    Beyond, and where it finds nothing, a glimpse at an enlarged piece tells whether particles are
+    but too small for it: a whole enlarged look is four times the work, and wasted on a model that
+    is lost at any size, or on an empty field."""
+    rescues: tuple[float, ...] = ()
+    """Magnifications of glimpses; the first at which the model is at home is taken."""
+    surely: float = 0.0
+    """Doubtful pixels to one of a particle up to which a glimpse shows that it is."""
+    fewest: int = 5
+    """Particles that a glimpse must show: in an empty field grain may look like one."""
+    glimpse_px: int = 128
+    """Side of the piece, natively."""
     enlarged_up_to_px: int = 1100
-    """Side of the largest frame that is looked at enlarged: a 4096 px frame would take minutes,
-    and whoever takes one at a magnification of 4 px a particle has many particles."""
+    """Side of the largest frame that is looked at enlarged where natively the model knows what it
+    sees: a larger one would take long, and has many particles to tell of."""
+    rescued_up_to_px: int = 2200
+    """Side of the largest frame that is looked at enlarged where natively the model is lost: there
+    it finds next to nothing without. One of 4096 px would take minutes on a CPU."""
 
-    def beside(self, native: Lead) -> tuple[float, ...]:
-        """Return the magnifications to look at, given what the native look said."""
-        may_enlarge = self.when_small and max(native.shape) <= self.enlarged_up_to_px
-        if may_enlarge and self._shows_small_particles(native):
-            return self.when_small
+    def beside(self, native: Lead, glimpse: Glimpse) -> tuple[float, ...]:
+        """Return the magnifications to look at beside the native one.
+
+        Parameters
+        ----------
+        native : float32 array, shape (H, W)
+            What the native look said.
+        glimpse : callable
+            Looks at a piece of the frame at a magnification.
+        """
+        enlarged = self._enlarged(native, glimpse)
+        if enlarged:
+            return enlarged
         return self.always if self.inside is None else (*self.always, self.inside)
 
-    def _shows_small_particles(self, native: Lead) -> bool:
-        doubt = doubtful_share(to_uint8(probability_of(native)))
-        return (
-            doubt <= self.most_doubtful and typical_diameter_px(native) < self.small_px
-        )
+    def _enlarged(self, native: Lead, glimpse: Glimpse) -> tuple[float, ...]:
+        """Return at which magnification to look in place of a reduced one, if at any."""
+        diameter_px = typical_diameter_px(native)
+        is_found = math.isfinite(diameter_px)
+        if is_found and diameter_px >= self.small_px:
+            return ()
+        if is_found and doubt_of(native) <= self.most_doubtful:
+            is_worth_it = max(native.shape) <= self.enlarged_up_to_px
+            return self.when_small if is_worth_it else ()
+        if max(native.shape) > self.rescued_up_to_px or not (native > _HARDLY).any():
+            return ()
+        piece = most_seen_piece(native, self.glimpse_px)
+        glimpses = ((m, glimpse(piece, m)) for m in self.rescues)
+        return next(((m,) for m, seen in glimpses if self._is_at_home(seen)), ())
+
+    def _is_at_home(self, seen: Lead) -> bool:
+        """Say whether a glimpse shows small particles, several, and surely."""
+        areas_px = _areas_px(seen)
+        if len(areas_px) < self.fewest or doubt_of(seen) > self.surely:
+            return False
+        return _typical_diameter_px(areas_px) < self.small_px
 
     def meant(self, looks: Mapping[float, Lead]) -> Lead:
         """Return what the looks at a frame say together; leads by magnification."""
-        mean = mean_lead([lead for at, lead in looks.items() if at != self.inside])
-        if self.inside is not None and self.inside in looks:
-            step_px = round(1 / self.inside)
-            return with_insides(mean, looks[self.inside], self.large_px, step_px)
         largest = max(looks)
-        if self.specks_px == 0 or largest <= 1:
+        if largest > 1:
+            mean = surest_lead(list(looks.values()))
+            return with_specks(mean, looks[largest], self.specks_px)
+        mean = mean_lead([lead for at, lead in looks.items() if at != self.inside])
+        if self.inside is None or self.inside not in looks:
             return mean
-        return with_specks(mean, looks[largest], self.specks_px)
+        step_px = round(1 / self.inside)
+        return with_insides(mean, looks[self.inside], self.large_px, step_px)
 
 
 NATIVE = Scales()
@@ -92,16 +138,21 @@ LIVE = Scales(
     small_px=24.0,
     specks_px=8.0,
     most_doubtful=1.6,
+    rescues=(2.0, 3.0),
+    surely=1.25,
     inside=0.25,
     large_px=100.0,
 )
 """Chosen on the validation images of `benchmarks/scale.py`: half beside native serves large
 particles, double beside native small ones. One look chosen by size finds more on catalysts, and
-loses on film; so only specks are left to it. Real frames of small particles have up to 1.5
-doubtful pixels to one of a particle; a model of HAADF alone, lost in bright field, has 1.8 to 2.6,
-and cost 2.3 s a frame of 512 px on two cores instead of 0.6. A look at a quarter
-costs 6 % of the native one: it changes no EMPS image (n=38) by more than 0.002 MIoU, and with it
-simulated HAADF particles of 100 to 300 px (n=8) rose from 0.72 to 0.92."""
+loses on film; so only specks are left to it. A look at a quarter costs 6 % of the native one: it
+changes no EMPS image (n=38) by more than 0.002 MIoU, and with it simulated HAADF particles of 100
+to 300 px (n=8) rose from 0.72 to 0.92.
+
+Natively, real frames of small particles have up to 1.5 doubtful pixels to one of a particle. On a
+real film of crowded dark particles of 7 px the base model has 1.8 to 2.3, and finds nothing; at
+double it has 0.5 and finds them. Reduced to particles of 4 px, it has 1.5 to 1.9 at double and 0.6
+at three times. A model of HAADF alone, lost in bright field, has 2 to 3 at any size."""
 
 
 def leads_at(
@@ -144,6 +195,18 @@ def mean_lead(leads: Sequence[Lead]) -> Lead:
     for lead in leads[1:]:
         total = total + lead
     return total / np.float32(len(leads))
+
+
+def surest_lead(leads: Sequence[Lead]) -> Lead:
+    """Return the mean of leads of one shape, each the heavier the less it doubts."""
+    weights = [1 / max(doubt_of(lead), _LEAST_DOUBT) for lead in leads]
+    total = sum(weights)
+    return mean_lead(
+        [
+            lead * np.float32(len(leads) * weight / total)
+            for lead, weight in zip(leads, weights, strict=True)
+        ]
+    )
 
 
 def with_specks(mean: Lead, enlarged: Lead, specks_px: float) -> Lead:
@@ -221,17 +284,42 @@ def probability_of(lead: Lead) -> NDArray[np.float32]:
     return expit(lead)
 
 
+def doubt_of(lead: Lead) -> float:
+    """Return the doubtful pixels of a look to one of a particle: a thin rim where it is sure."""
+    return doubtful_share(to_uint8(probability_of(lead)))
+
+
+def most_seen_piece(native: Lead, side_px: int) -> Piece:
+    """Return the square piece in which a look saw most, be it in doubt; smaller frames whole."""
+    seen = np.asarray(native > _HARDLY, np.float32)
+    density = ndimage.uniform_filter(seen, side_px, mode="constant")
+    middle = np.unravel_index(int(density.argmax()), density.shape)
+    rows, columns = (
+        min(max(0, int(place) - side_px // 2), max(0, side - side_px))
+        for place, side in zip(middle, native.shape, strict=True)
+    )
+    return slice(rows, rows + side_px), slice(columns, columns + side_px)
+
+
 def typical_diameter_px(lead: Lead) -> float:
     """Return the diameter below which half of the particles' area lies; infinite where none is.
 
     Not the median over particles: a few specks beside large particles would make them small.
     """
+    return _typical_diameter_px(_areas_px(lead))
+
+
+def _areas_px(lead: Lead) -> NDArray[np.intp]:
+    """Return the areas of the particles that a look shows, ascending."""
     labels = label_particles(to_uint8(probability_of(lead)))
-    area_px = np.sort(np.bincount(labels.ravel())[1:])
-    if not area_px.size:
+    return np.sort(np.bincount(labels.ravel())[1:])
+
+
+def _typical_diameter_px(areas_px: NDArray[np.intp]) -> float:
+    if not areas_px.size:
         return math.inf
-    total = np.cumsum(area_px)
-    middle = area_px[np.searchsorted(total, total[-1] / 2)]
+    total = np.cumsum(areas_px)
+    middle = areas_px[np.searchsorted(total, total[-1] / 2)]
     return math.sqrt(4 * float(middle) / math.pi)
 
 

@@ -1,5 +1,7 @@
 """Looking at several magnifications, with stand-ins for the network whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,16 @@ from models.predict import predict, predict_together
 from models.scales import (
     LIVE,
     NATIVE,
+    Lead,
+    Piece,
     Scales,
     lead_of,
     magnified,
     mean_lead,
+    most_seen_piece,
     probability_of,
     resized,
+    surest_lead,
     typical_diameter_px,
     with_insides,
     with_specks,
@@ -32,6 +38,10 @@ def discs(side_px: int, diameter_px: float, apart_px: int) -> NDArray[np.float32
 def threshold(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
     """Answer for a network that says 0.95 where it is bright and 0.05 where not."""
     return np.where(tiles[:, 0] > 0, 0.95, 0.05).astype(np.float32)
+
+
+def unasked(piece: Piece, magnification: float) -> Lead:
+    pytest.fail(f"a glimpse at {piece}, {magnification} times, was not needed")
 
 
 @pytest.mark.parametrize("diameter_px", [9.0, 20.0, 40.0])
@@ -54,23 +64,85 @@ def test_nothing_found_is_not_small() -> None:
     empty = np.full((64, 64), -5, np.float32)
     assert typical_diameter_px(empty) == float("inf")
     rule = Scales(always=(0.5,), when_small=(2.0,), small_px=12)
-    assert rule.beside(empty) == (0.5,)
+    assert rule.beside(empty, unasked) == (0.5,)
 
 
 def test_small_particles_are_enlarged_and_others_are_not() -> None:
     rule = Scales(always=(0.5,), when_small=(2.0,), small_px=12)
     for diameter_px, expected in ((9.0, (2.0,)), (20.0, (0.5,))):
         lead = np.where(discs(240, diameter_px, 60), 3, -3).astype(np.float32)
-        assert rule.beside(lead) == expected
-    assert not NATIVE.beside(np.ones((64, 64), np.float32))
+        assert rule.beside(lead, unasked) == expected
+    assert not NATIVE.beside(np.ones((64, 64), np.float32), unasked)
 
 
-def test_what_a_model_is_lost_in_is_not_enlarged() -> None:
-    rule = Scales(always=(0.5,), when_small=(2.0,), small_px=12, most_doubtful=1.6)
-    lead = np.where(discs(240, 9.0, 60), 3, -3).astype(np.float32)
-    assert rule.beside(lead) == (2.0,)
-    haze = discs(240, 20.0, 60) > discs(240, 9.0, 60)
-    assert rule.beside(np.where(haze, -1, lead).astype(np.float32)) == (0.5,)
+HAZE = np.where(
+    discs(240, 9.0, 30) > 0, 3, np.where(discs(240, 20.0, 30) > 0, -1, -3)
+).astype(np.float32)
+"""What a lost model says: more doubt than particles."""
+RESCUED = Scales(
+    always=(0.5,),
+    when_small=(2.0,),
+    small_px=12,
+    most_doubtful=1.6,
+    rescues=(2.0, 3.0),
+    surely=1.25,
+)
+
+
+def test_what_a_model_is_lost_in_at_any_size_is_not_enlarged() -> None:
+    asked: list[float] = []
+
+    def lost(piece: Piece, magnification: float) -> Lead:
+        asked.append(magnification)
+        return HAZE[piece]
+
+    assert RESCUED.beside(HAZE, lost) == (0.5,)
+    assert asked == [2.0, 3.0]
+    without = replace(RESCUED, rescues=())
+    assert without.beside(HAZE, unasked) == (0.5,)
+
+
+@pytest.mark.parametrize("at_home", [2.0, 3.0])
+def test_particles_too_small_for_the_native_look_are_enlarged(at_home: float) -> None:
+    sure = np.where(discs(240, 9.0, 30), 3, -3).astype(np.float32)
+
+    def glimpse(piece: Piece, magnification: float) -> Lead:
+        return (sure if magnification == at_home else HAZE)[piece]
+
+    assert RESCUED.beside(HAZE, glimpse) == (at_home,)
+    hardly_seen = np.where(sure > 0, -1, -4).astype(np.float32)  # and none found
+    assert RESCUED.beside(hardly_seen, glimpse) == (at_home,)
+    large = np.tile(HAZE, (10, 1))
+    assert RESCUED.beside(large, unasked) == (0.5,)
+
+
+def test_grain_that_a_glimpse_takes_for_a_particle_enlarges_nothing() -> None:
+    few = np.full((240, 240), -5, np.float32)
+    few[100:104, 100:104] = few[100:104, 140:144] = 5
+    hardly_seen = np.minimum(few, -1)
+    assert RESCUED.beside(hardly_seen, lambda piece, _: few[piece]) == (0.5,)
+    nothing = np.full((240, 240), -5, np.float32)
+    assert RESCUED.beside(nothing, unasked) == (0.5,)
+
+
+def test_a_glimpse_is_of_the_piece_in_which_most_is_seen() -> None:
+    seen = np.full((300, 200), -5, np.float32)
+    seen[180:260, 20:100] = -1
+    rows, columns = most_seen_piece(seen, 100)
+    assert (seen[rows, columns] > -2).sum() == 80 * 80
+    assert seen[rows, columns].shape == (100, 100)
+    assert seen[most_seen_piece(seen, 400)].shape == seen.shape
+    assert seen[most_seen_piece(seen, 250)].shape == (250, 200)
+
+
+def test_a_look_that_doubts_less_counts_more() -> None:
+    sure = np.where(discs(120, 9.0, 30), 6, -6).astype(np.float32)
+    lost = np.full_like(sure, -3)
+    lost[:60] = -1
+    meant = surest_lead([sure, lost])
+    assert ((meant >= 0) == (sure >= 0)).all()
+    assert ((mean_lead([sure, lost * 3]) >= 0) != (sure >= 0)).any()
+    assert meant.dtype == np.float32
 
 
 def test_leads_and_probabilities_are_each_others_inverse() -> None:
@@ -143,7 +215,7 @@ def test_large_frames_are_not_enlarged() -> None:
     rule = Scales(when_small=(2.0,), small_px=12, enlarged_up_to_px=200)
     for side_px, expected in ((200, (2.0,)), (240, ())):
         lead = np.where(discs(side_px, 9, 40), 3, -3).astype(np.float32)
-        assert rule.beside(lead) == expected
+        assert rule.beside(lead, unasked) == expected
 
 
 def test_local_contrast_knows_no_tile() -> None:
@@ -176,7 +248,9 @@ def test_a_speck_that_only_the_enlarged_look_shows_is_kept() -> None:
     assert (shown[30:45, 30:45] == -2).all()
     assert shown.dtype == np.float32
     rule = Scales(when_small=(2.0,), small_px=12, specks_px=8.0)
-    np.testing.assert_array_equal(rule.meant({1.0: native, 2.0: enlarged}), shown)
+    together = rule.meant({1.0: native, 2.0: enlarged})
+    assert (together[10:14, 10:14] == 2).all()
+    assert (together[30:45, 30:45] < 0).all()
 
 
 def test_specks_change_nothing_where_no_look_is_enlarged() -> None:
@@ -236,8 +310,8 @@ def test_the_reduced_look_is_asked_for_insides_alone() -> None:
     rule = Scales(
         always=(0.5,), when_small=(2.0,), small_px=12, inside=0.25, large_px=LARGE
     )
-    assert rule.beside(lead_where(sides(160))) == (0.5, 0.25)
-    assert rule.beside(lead_where(discs(240, 9, 60) > 0)) == (2.0,)
+    assert rule.beside(lead_where(sides(160)), unasked) == (0.5, 0.25)
+    assert rule.beside(lead_where(discs(240, 9, 60) > 0), unasked) == (2.0,)
     native, half = lead_where(sides(160), 4.0), lead_where(sides(160), 2.0)
     afar = lead_where(sides(40), 9.0)  # no large particle
     shown = rule.meant({1.0: native, 0.5: half, 0.25: afar})
