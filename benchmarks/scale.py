@@ -91,7 +91,7 @@ def reduced_cases() -> Iterator[Case]:
     """Reduce micrographs of larger particles, antialiased, to a median diameter."""
     for image in split(read_emps(data_folder()))[1]:
         pixels = read_pixels(image.pair.image).astype(np.float32)
-        mask = read_pixels(image.pair.mask) > 0
+        mask = np.greater(read_pixels(image.pair.mask), 0)
         diameters_px = whole_diameters_px(true_labels(mask))
         for size_px in REDUCED_TO_PX if len(diameters_px) else ():
             factor = size_px / float(np.median(diameters_px))
