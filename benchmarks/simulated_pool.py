@@ -19,11 +19,13 @@ from models.datasets import LabelledFrame, label
 
 SEED = 20_261_122
 """First entropy word of every rendered frame; the frame's number is the second."""
-GENERATOR = 5
+GENERATOR = 6
 """Raise it when `emcopilot.simulate` draws other frames from the same numbers: what an earlier
 version rendered into the folder is then rendered anew."""
 EMPTY_EVERY = 6
 """One frame in so many shows the support alone: what is no particle is to be learnt, too."""
+LAYERS = 0.2
+"""Chance of a close layer, where particles are small enough: some one frame in ten."""
 
 
 def render_one(number: int, side_px: int, folder: Path) -> Path:
@@ -32,7 +34,9 @@ def render_one(number: int, side_px: int, folder: Path) -> Path:
     path = folder / f"sim{version}-{side_px}-{number:05d}.npz"
     if not path.exists():
         rng = np.random.default_rng((SEED, number))
-        scene = random_scene(rng, shape=(side_px, side_px), style="training")
+        scene = random_scene(
+            rng, shape=(side_px, side_px), style="training", layers=LAYERS
+        )
         if number % EMPTY_EVERY == 0:
             scene = replace(scene, population=replace(scene.population, count=0))
         drawn = render_micrograph(scene, rng)

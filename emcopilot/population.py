@@ -12,6 +12,10 @@ from emcopilot.specimen import (
     faceted_outline,
     irregular_outline,
 )
+from emcopilot.support import power_law_noise
+
+_VACANCIES = 0.03
+"""Share of a layer's places that are empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,17 @@ class Population:
     """0 spreads them evenly over the frame, 1 gathers all in a few clusters."""
     contrast_spread: float = 0.2
     """Standard deviation of ln(contrast) from particle to particle."""
+    layer_gap_px: float | None = None
+    """Where given, particles lie side by side, so far apart at the least, in a layer with holes,
+    as nanocrystals do that a drop left behind; the layer, not `count`, says how many."""
 
 
 def populate(
     population: Population, shape: tuple[int, int], rng: np.random.Generator
 ) -> list[Body]:
     """Lay a population out on a frame of `shape`, bottom-most particle first."""
+    if population.layer_gap_px is not None and population.count:
+        return _layer(population, population.layer_gap_px, shape, rng)
     clusters = rng.uniform(0, 1, (int(rng.integers(1, 6)), 2)) * shape
     cluster_px = rng.uniform(0.06, 0.2) * min(shape)
 
@@ -69,6 +78,64 @@ def populate(
                 bodies.append(body)
                 break
     return bodies
+
+
+def _layer(
+    population: Population,
+    gap_px: float,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+) -> list[Body]:
+    """Lay particles on a shaken hexagonal grid, but for some holes."""
+    largest_px = min(
+        population.median_diameter_px * math.exp(2 * population.spread),
+        population.largest_px,
+    )
+    close = replace(population, largest_px=largest_px, largest_aspect_ratio=1.15)
+    pitch_px = population.median_diameter_px * math.exp(population.spread) + gap_px
+    holes = power_law_noise(shape, 3.0, rng, 16)
+    rim = np.quantile(holes, rng.uniform(0, 0.6))
+    bodies: list[Body] = []
+    for y, x in _hexagonal(pitch_px, shape, rng):
+        row, column = (
+            min(max(round(place), 0), side - 1)
+            for place, side in zip((y, x), shape, strict=True)
+        )
+        if holes[row, column] < rim or rng.random() < _VACANCIES:
+            continue
+        body = draw_body(close, len(bodies) + 1, rng)
+        bodies.append(replace(body, centre_y_px=float(y), centre_x_px=float(x)))
+    return bodies
+
+
+def _hexagonal(
+    pitch_px: float, shape: tuple[int, int], rng: np.random.Generator
+) -> FloatArray:
+    """Return the (y, x) of a turned and shaken hexagonal grid over a frame, shape (N, 2)."""
+    reach = math.ceil(math.hypot(*shape) / pitch_px)
+    row, column = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    grid = np.stack([row * math.sqrt(3) / 2, column + row / 2], axis=-1).reshape(-1, 2)
+    angle = rng.uniform(0, math.pi / 3)
+    turn = np.array(
+        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    )
+    shaken = grid + rng.normal(0, rng.uniform(0.02, 0.12), grid.shape)
+    places = shaken @ turn * pitch_px + np.asarray(shape) / 2
+    is_near = (places > -pitch_px / 2) & (places < np.asarray(shape) + pitch_px / 2)
+    return places[is_near.all(axis=1)]
+
+
+def random_layer(median_diameter_px: float, rng: np.random.Generator) -> Population:
+    """Draw the statistics of particles of one size that lie close together."""
+    return Population(
+        count=1,
+        median_diameter_px=median_diameter_px,
+        spread=rng.uniform(0.03, 0.15),
+        smallest_px=3.0,
+        shapes=(0.8, 0.2, 0.0),
+        contrast_spread=rng.uniform(0.02, 0.3),
+        layer_gap_px=rng.uniform(0.5, 2.0 + 0.3 * median_diameter_px),
+    )
 
 
 def random_population(

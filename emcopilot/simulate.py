@@ -24,9 +24,12 @@ from emcopilot.optics import (
     random_optics,
     uneven_beam,
 )
-from emcopilot.population import Population, populate, random_population
+from emcopilot.population import Population, populate, random_layer, random_population
 from emcopilot.specimen import Body, sight, signed_distance, window
 from emcopilot.support import Shape, Style, draw_support, power_law_noise
+
+LARGEST_IN_LAYER_PX = 30.0
+"""Of larger ones a training tile holds too few to show a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,7 @@ def random_scene(
     mode: Mode | None = None,
     style: Style = "training",
     median_diameter_px: float | None = None,
+    layers: float = 0.0,
 ) -> Scene:
     """Draw a scene from everything that microscopists show; one in thirty is empty.
 
@@ -133,14 +137,21 @@ def random_scene(
         The family of supports.
     median_diameter_px : float, optional
         Drawn between 5 and 150 px, evenly in its logarithm, where not given.
+    layers : float
+        Chance of particles that lie close together, up to 30 px large. Scenes that are none are
+        those that the same `rng` draws without.
     """
+    aside = rng.spawn(1)[0]
     mode = mode or ("haadf" if rng.random() < 0.5 else "bf")
     largest_px = min(150, min(shape) / 4)
     diameter_px = median_diameter_px or 5 * (largest_px / 5) ** rng.random()
+    population = random_population(diameter_px, shape, rng)
+    if aside.random() < layers and diameter_px <= LARGEST_IN_LAYER_PX:
+        population = random_layer(diameter_px, aside)
     return Scene(
         shape=shape,
         mode=mode,
-        population=random_population(diameter_px, shape, rng),
+        population=population,
         optics=random_optics(mode, diameter_px, rng),
         style=style,
         pixel_size_nm=0.05 * 40 ** rng.random(),

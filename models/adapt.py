@@ -47,6 +47,8 @@ HELD_OUT_EVERY = 10
 candidate's own score."""
 REHEARSED = 48
 """Simulated frames against forgetting: some seconds to draw."""
+LAYERS = 0.2
+"""Chance of a close layer in one of them, where particles are small enough."""
 
 
 def adapt(job: AdaptSettings, watch: Watch | None = None) -> ModelCard:
@@ -265,7 +267,8 @@ def sources(
 
 def _simulated(seed: int, number: int) -> LabelledFrame:
     rng = np.random.default_rng((seed, number))
-    frame = render_micrograph(random_scene(rng, shape=(384, 384)), rng)
+    scene = random_scene(rng, shape=(384, 384), layers=LAYERS)
+    frame = render_micrograph(scene, rng)
     return label(f"rehearsal-{number}", frame.pixels, frame.labels > 0)
 
 

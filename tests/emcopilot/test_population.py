@@ -1,9 +1,15 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from emcopilot.population import Population, populate, random_population
+from emcopilot.population import (
+    Population,
+    populate,
+    random_layer,
+    random_population,
+)
 from emcopilot.specimen import Body
 
 SHAPE = (400, 400)
@@ -67,3 +73,25 @@ def test_some_populations_are_empty() -> None:
     rng = np.random.default_rng(7)
     empty = [random_population(20, SHAPE, rng).count == 0 for _ in range(600)]
     assert 5 < sum(empty) < 45  # one in thirty of 600 is 20, within 5 deviations
+
+
+def test_a_layer_is_close_and_keeps_its_gap() -> None:
+    layer = Population(
+        1, 8, spread=0.02, shapes=(1, 0, 0), contrast_spread=0.1, layer_gap_px=3
+    )
+    bodies = populate(layer, (150, 150), np.random.default_rng(8))
+    gaps = np.array(gaps_px(bodies))
+    nearest = len(bodies)  # about three neighbours each, counted once a pair
+    assert 60 < len(bodies) < 260  # 213 where nothing is left out
+    assert np.percentile(gaps, 100 * nearest / len(gaps)) < 5
+    assert gaps.min() > 0
+    assert len({body.particle for body in bodies}) == len(bodies)
+
+
+def test_layers_differ_and_an_emptied_one_is_empty() -> None:
+    rng = np.random.default_rng(9)
+    layers = [random_layer(8, rng) for _ in range(6)]
+    counts = {len(populate(layer, (200, 200), rng)) for layer in layers}
+    assert len(counts) == 6
+    assert min(counts) > 20
+    assert not populate(replace(layers[0], count=0), (200, 200), rng)

@@ -9,6 +9,7 @@ from emcopilot.dynamics import Dynamics
 from emcopilot.optics import Optics
 from emcopilot.population import Population
 from emcopilot.simulate import (
+    LARGEST_IN_LAYER_PX,
     Micrograph,
     Scene,
     demo_scene,
@@ -112,6 +113,25 @@ def test_labels_have_no_gaps_and_match_the_truth() -> None:
         # for slivers that the border leaves.
         spread = 0.35 * np.sqrt([p.equivalent_diameter_px for p in frame.particles])
         assert (np.abs(counted - areas) < 8 * spread + 2).all()
+
+
+def test_layers_leave_all_other_scenes_as_they_were() -> None:
+    for seed in range(20):
+        without, some = (
+            random_scene(np.random.default_rng(seed), layers=share)
+            for share in (0.0, 0.5)
+        )
+        if some.population.layer_gap_px is None:
+            assert some == without
+        else:
+            assert some.population.median_diameter_px <= LARGEST_IN_LAYER_PX
+            assert replace(some, population=without.population) == without
+    layer = random_scene(
+        np.random.default_rng(1), shape=(160, 160), median_diameter_px=7, layers=1.0
+    )
+    frame = render_micrograph(layer, np.random.default_rng(2))
+    assert len(frame.particles) > 30
+    assert 0.05 < (frame.labels > 0).mean() < 0.7
 
 
 def test_the_upper_of_two_particles_owns_what_they_share() -> None:
