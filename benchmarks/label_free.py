@@ -19,61 +19,25 @@ import logging
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from grounds import Ground, emps, masks_miou, miou_of, otsu_of, simulated
+from label_stages import ON_THE_WAY, SHOWN, STAGES, Curve, curve, taught
 from machine import machine, write_json
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emcopilot.optics import Mode
 from models import checkpoint
-from models.adapt import adapt, parted, sources
+from models.adapt import adapt
 from models.adapt_settings import AdaptSettings, chosen_job
-from models.augmentation import Source
-from models.classical_cut import choose_way, cut
-from models.curves import read_record
-from models.datasets import LabelledFrame, label
-from models.domain import open_domain
-from models.domain_frames import frame_files
 from models.frame_sets import load_frames
 from models.significance import paired_test
-from models.train_segmenter import train
-from models.train_settings import Recipe
 from models.watch import LogWatch
 
 log = logging.getLogger(__name__)
-
-STAGES = (
-    "rehearsal",
-    "rough",
-    "classical",
-    "first",
-    "second",
-    "candidate",
-    "plus-1",
-    "plus-3",
-    "plus-5",
-    "manual",
-)
-SHOWN = {
-    "rehearsal": "simulated rehearsal alone, no frame of the domain",
-    "rough": "rough masks alone",
-    "classical": "classical masks alone",
-    "first": "1st generation",
-    "second": "2nd generation alone",
-    "candidate": "2nd generation and rough masks (the candidate)",
-    "plus-1": "the candidate's labels and 1 mask drawn by hand",
-    "plus-3": "the candidate's labels and 3 masks drawn by hand",
-    "plus-5": "the candidate's labels and 5 masks drawn by hand",
-    "manual": "masks drawn by hand",
-}
-ADDED = 0.25
-"""Share of all tiles that show the few frames whose masks were drawn by hand."""
-ON_THE_WAY, LOOKS = 8, 8
-"""Test frames on which a training is judged on its way, and how often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,91 +63,7 @@ def ground_of(name: str, frames: int) -> Ground:
     return emps(frames) if name == "emps" else simulated(name, frames)  # type: ignore[arg-type]
 
 
-def labels_for(
-    stage: str, job: AdaptSettings, ground: Ground
-) -> Sequence[LabelledFrame]:
-    """Return what the network is taught at a stage; from the job's own files but for the last."""
-    round_folder = job.out / "round-1"
-    if stage == "manual":
-        return ground.labels()
-    if stage == "rough":
-        return load_frames(round_folder / "rough.npz")
-    if stage == "classical":
-        frames = load_frames(round_folder / "rough.npz")
-        pixels = [frame.pixels.astype(np.float32) for frame in frames]
-        way = choose_way(pixels)
-        return [
-            LabelledFrame(f.name, f.pixels, cut(p, way).mask)
-            for f, p in zip(frames, pixels, strict=True)
-        ]
-    return load_frames(round_folder / f"{stage}.npz")
-
-
-def taught_from(stage: str, job: AdaptSettings, ground: Ground) -> list[Source]:
-    if stage == "rehearsal":
-        return sources(job, [])
-    if stage == "candidate":
-        return candidate_sources(job)
-    if stage.startswith("plus-"):
-        few = ground.labels()[: int(stage.removeprefix("plus-"))]
-        by_hand = Source(few, share=ADDED, scale=(0.35, 1.4), invert=0.0)
-        others = candidate_sources(job)
-        return [*(replace(s, share=(1 - ADDED) * s.share) for s in others), by_hand]
-    labels = labels_for(stage, job, ground)
-    return sources(job, labels, has_true_edges=stage == "manual")
-
-
-def candidate_sources(job: AdaptSettings) -> list[Source]:
-    """Return what the job's candidate learnt from."""
-    round_folder = job.out / "round-1"
-    files = frame_files(job.frames, job.most_frames)
-    domain = open_domain(job, files, job.model, round_folder)
-    learnt, _ = parted(load_frames(round_folder / "second.npz"))
-    return sources(job, learnt, domain.shown)
-
-
-def taught(stage: str, job: AdaptSettings, ground: Ground, out: Path) -> Path:
-    """Train the job's network on a stage's labels, or find it trained."""
-    folder = out / stage
-    if (folder / checkpoint.CARD_FILE).exists() and _is_done(folder, job):
-        return folder
-    every = max(1, len(ground.test) // ON_THE_WAY)
-    judged = [label(f.name, f.pixels, f.mask) for f in ground.test[::every]]
-    train(
-        job.train.model_copy(
-            update={
-                "start": job.model,
-                "architecture": checkpoint.load(job.model)[1].architecture,
-                "judge_every": max(1, job.train.steps // LOOKS),
-            }
-        ),
-        taught_from(stage, job, ground),
-        folder,
-        recipe=Recipe(name=f"label-free-{stage}"),
-        held_out=judged[:ON_THE_WAY],
-    )
-    return folder
-
-
-def _is_done(folder: Path, job: AdaptSettings) -> bool:
-    lines = read_record(folder)
-    return bool(lines) and lines[-1]["step"] >= job.train.steps
-
-
-Curve = list[tuple[int, float, float]]
-"""Step, pixel accuracy and MIoU of the frames that judge on the way."""
-
-
-def curve(trained: Path) -> Curve:
-    """Return how a training fared on its way, at native magnification."""
-    return [
-        (int(line["step"]), line["held_out_pa"], line["held_out_miou"])
-        for line in read_record(trained)
-        if "held_out_miou" in line
-    ]
-
-
-def plot_curves(curves: dict[str, Curve], title: str, path: Path) -> None:
+def plot_curves(curves: dict[str, Curve], judged: int, title: str, path: Path) -> None:
     """Draw pixel accuracy and MIoU over the steps of every training."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     for column, (axes, name) in enumerate(
@@ -193,7 +73,7 @@ def plot_curves(curves: dict[str, Curve], title: str, path: Path) -> None:
             steps = [point[0] for point in points]
             values = [point[column] for point in points]
             axes.plot(steps, values, "o-", ms=3, color=f"C{number}", label=SHOWN[stage])
-        axes.set(xlabel="step", ylabel=f"{name}, {ON_THE_WAY} unseen frames")
+        axes.set(xlabel="step", ylabel=f"{name}, native look, n={judged}")
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=7)
     figure.suptitle(title, fontsize=10)
@@ -281,7 +161,7 @@ def plot(rows: Sequence[Row], title: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--ground", choices=["bf", "haadf", "emps"], required=True)
@@ -291,21 +171,21 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, help="TOML of a job, over the preset")
     parser.add_argument("--frames", type=int, default=20)
-    parser.add_argument("--rough", default="auto")
+    parser.add_argument("--rough")
     parser.add_argument("--stages", nargs="*", choices=STAGES, default=list(STAGES))
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--curves", type=Path)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    return parser.parse_args()
 
-    ground = ground_of(options.ground, options.frames)
-    frames = ground.write_frames(options.out / "frames")
+
+def job_of(options: argparse.Namespace, ground: Ground) -> AdaptSettings:
+    """Return the job, its frames written; the first round is what the stages are taken from."""
     job = chosen_job(
         options.config,
         {
-            "frames": str(frames),
+            "frames": str(ground.write_frames(options.out / "frames")),
             "out": str(options.out / "job"),
             "preset": options.preset,
             "model": options.model,
@@ -313,26 +193,50 @@ def main() -> None:
             "device": options.device,
         },
     )
-    began = time.monotonic()
-    clock = StageClock()
-    card = adapt(job, clock)
-    wall_s = time.monotonic() - began
+    if job.rounds > 1:
+        raise SystemExit(f"got {job.rounds} rounds, expected 1: stages are round 1's")
+    return job
+
+
+def rows_of(
+    stages: Sequence[str],
+    job: AdaptSettings,
+    ground: Ground,
+    out: Path,
+    *,
+    with_curves: bool,
+) -> tuple[list[Row], dict[str, Curve]]:
+    """Judge the rivals and every stage; returns what each reached, and how on the way."""
     rows = [
-        Row("incumbent", miou_of(options.model, ground.test, options.device)),
+        Row("incumbent", miou_of(job.model, ground.test, job.device)),
         Row("blur + Otsu, tuned on these frames", otsu_of(ground.test)),
         rough_row(job, ground),
     ]
     curves: dict[str, Curve] = {}
-    for stage in options.stages:
+    for stage in stages:
         # The candidate's own weights are the job's; its training is repeated for its curve alone.
         is_candidate = stage == "candidate"
-        if options.curves or not is_candidate:
-            trained = taught(stage, job, ground, options.out)
-            curves[stage] = curve(trained)
-        model = job.out if is_candidate else options.out / stage
-        rows.append(Row(SHOWN[stage], miou_of(model, ground.test, options.device)))
+        if with_curves or not is_candidate:
+            curves[stage] = curve(taught(stage, job, ground, out))
+        model = job.out if is_candidate else out / stage
+        rows.append(Row(SHOWN[stage], miou_of(model, ground.test, job.device)))
         # A run takes hours: each figure is said when it is known.
         log.info("%s: MIoU %.3f", rows[-1].name, rows[-1].miou.mean())
+    return rows, curves
+
+
+def main() -> None:
+    options = parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    ground = ground_of(options.ground, options.frames)
+    job = job_of(options, ground)
+    began = time.monotonic()
+    clock = StageClock()
+    card = adapt(job, clock)
+    wall_s = time.monotonic() - began
+    rows, curves = rows_of(
+        options.stages, job, ground, options.out, with_curves=bool(options.curves)
+    )
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(machine())
     print(f"{ground.name}, {len(ground.unlabelled)} unlabelled frames, {ground.split}")
@@ -352,6 +256,7 @@ def main() -> None:
             "split": ground.split,
             "unlabelled": len(ground.unlabelled),
             "preset": options.preset,
+            "settings": job.lasting(),
             "incumbent": checkpoint.load(options.model)[1].model_id,
             "candidate": card.model_id,
             "minutes_of_this_run": wall_s / 60,
@@ -363,14 +268,11 @@ def main() -> None:
             "curves": curves,
         },
     )
-    if options.curves:
-        plot_curves(curves, ground.name, options.curves)
+    title = f"{ground.name}: label-free from {len(ground.unlabelled)} frames"
     if options.plot:
-        plot(
-            rows,
-            f"{ground.name}: label-free from {len(ground.unlabelled)} frames",
-            options.plot,
-        )
+        plot(rows, title, options.plot)
+    if options.curves:
+        plot_curves(curves, min(ON_THE_WAY, len(ground.test)), title, options.curves)
 
 
 if __name__ == "__main__":

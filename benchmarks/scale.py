@@ -11,7 +11,7 @@ training never drew: particles of one size class.
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,25 +28,14 @@ from emcopilot.simulate import random_scene, render_micrograph
 from models import checkpoint
 from models.box_truth import Boxes
 from models.datasets import read_pixels
+from models.leads import Lead, Window, mean_lead, probability_of, typical_diameter_px
 from models.npssegnet import torch_run
 from models.preprocess import normalise
-from models.scales import (
-    LIVE,
-    Lead,
-    Piece,
-    Scales,
-    leads_at,
-    magnified,
-    mean_lead,
-    probability_of,
-    typical_diameter_px,
-)
+from models.scales import LIVE, Scales, leads_at, magnified
 from models.scores import MarkedParticles, true_labels, whole_diameters_px
 from models.tiling import Run, Tiling, to_uint8
 
-MAGNIFICATIONS = (3.0, 2.0, 1.0, 0.7, 0.5, 0.35, 0.25)
-LARGEST_PX = {2.0: LIVE.enlarged_up_to_px, 3.0: 450}
-"""Sides of frames that are looked at so large: three times as large, the reduced ones alone."""
+MAGNIFICATIONS = (2.0, 1.0, 0.7, 0.5, 0.35, 0.25)
 PAPER_PX = 512
 """The paper resizes every frame to this side."""
 SIZES_PX = (5.0, 8.0, 14.0, 30.0, 80.0, 150.0, 300.0)
@@ -88,7 +77,10 @@ def size_class(diameters_px: NDArray[np.floating]) -> str:
 
 
 def reduced_cases() -> Iterator[Case]:
-    """Reduce micrographs of larger particles, antialiased, to a median diameter."""
+    """Reduce micrographs of larger particles, antialiased, to a median diameter.
+
+    That takes their noise away: a real micrograph of so low a magnification is harder.
+    """
     for image in split(read_emps(data_folder()))[1]:
         pixels = read_pixels(image.pair.image).astype(np.float32)
         mask = np.greater(read_pixels(image.pair.mask), 0)
@@ -119,12 +111,40 @@ def simulated_cases(frames: int) -> Iterator[Case]:
                 yield Case(name, (one, f"{one} {mode}"), frame.pixels, truth)
 
 
-@dataclass(frozen=True, slots=True)
 class Looks:
-    """One frame's leads at each magnification, and what each look cost."""
+    """One frame's leads at each magnification, looked at when first asked for, and their costs."""
 
-    leads: dict[float, Lead]
-    pixels: dict[float, int]
+    def __init__(self, frame: NDArray[np.float32], run: Run) -> None:
+        self.frame, self._run = frame, run
+        self._leads: dict[float, tuple[Lead, int]] = {}
+
+    def at(self, scale: float) -> Lead:
+        """Return the frame's leads at a magnification."""
+        return self._look(scale)[0]
+
+    def cost_px(self, scale: float) -> int:
+        """Return the pixels that a look takes through the network."""
+        return self._look(scale)[1]
+
+    def glimpse(self, window: Window, scale: float) -> tuple[Lead, int]:
+        """Look at a part of the frame alone; returns its leads and what it cost."""
+        return _counted(self.frame[window], scale, self._run)
+
+    def _look(self, scale: float) -> tuple[Lead, int]:
+        if scale not in self._leads:
+            self._leads[scale] = _counted(self.frame, scale, self._run)
+        return self._leads[scale]
+
+
+def _counted(frame: NDArray[np.float32], scale: float, run: Run) -> tuple[Lead, int]:
+    seen: list[int] = []
+
+    def counted(tiles: NDArray[np.float32]) -> Lead:
+        seen.append(tiles.size)
+        return run(tiles)
+
+    (lead,) = leads_at([frame], scale, counted, Tiling())
+    return lead, sum(seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,36 +153,20 @@ class Answer:
 
     lead: Lead
     scales: tuple[float, ...]
+    aside_px: int = 0
+    """Network pixels spent on choosing, beside a native look."""
 
     @classmethod
     def meant(cls, looks: Looks, scales: tuple[float, ...]) -> "Answer":
         """Mean the leads at these magnifications."""
-        return cls(mean_lead([looks.leads[s] for s in scales]), scales)
-
-
-def look(case: Case, run: Run) -> Looks:
-    """Look at every magnification; large frames are not enlarged."""
-    frame = normalise(case.pixels)
-    looks = Looks({}, {})
-    for scale in MAGNIFICATIONS:
-        if max(frame.shape) > LARGEST_PX.get(scale, math.inf):
-            continue
-        seen: list[int] = []
-
-        def counted(tiles: NDArray[np.float32], seen: list[int] = seen) -> Lead:
-            seen.append(tiles.size)
-            return run(tiles)
-
-        (looks.leads[scale],) = leads_at([frame], scale, counted, Tiling())
-        looks.pixels[scale] = sum(seen)
-    return looks
+        return cls(mean_lead([looks.at(s) for s in scales]), scales)
 
 
 def always(*scales: float) -> Strategy:
     """Mean these; of a frame too large to be enlarged, those that are left."""
 
     def choose(looks: Looks) -> Answer:
-        left = tuple(s for s in scales if s in looks.leads)
+        left = tuple(s for s in scales if s in offered(looks))
         return Answer.meant(looks, left or (1.0,))
 
     return choose
@@ -170,7 +174,7 @@ def always(*scales: float) -> Strategy:
 
 def as_paper(looks: Looks) -> Answer:
     """Resize to 512 px, to the nearest magnification that there is."""
-    wanted = PAPER_PX / max(looks.leads[1.0].shape)
+    wanted = PAPER_PX / max(looks.frame.shape)
     return Answer.meant(looks, (_nearest(looks, wanted),))
 
 
@@ -178,7 +182,7 @@ def one_chosen(target_px: float) -> Strategy:
     """Look natively, then once more where particles are of `target_px`."""
 
     def choose(looks: Looks) -> Answer:
-        diameter_px = typical_diameter_px(looks.leads[1.0])
+        diameter_px = typical_diameter_px(looks.at(1.0))
         is_empty = math.isinf(diameter_px)
         scale = 1.0 if is_empty else _nearest(looks, target_px / diameter_px)
         return Answer.meant(looks, (scale,))
@@ -190,19 +194,28 @@ def by_rule(rule: Scales) -> Strategy:
     """Do as the live path would with this rule."""
 
     def choose(looks: Looks) -> Answer:
-        def glimpse(piece: Piece, magnification: float) -> Lead:
-            """Cut from the whole look: its rim is not mirrored, and its cost not counted."""
-            nothing = np.full_like(looks.leads[1.0], -np.inf)
-            return looks.leads.get(magnification, nothing)[piece]
+        spent: list[int] = []
 
-        scales = (1.0, *rule.beside(looks.leads[1.0], glimpse))
-        return Answer(rule.meant({s: looks.leads[s] for s in scales}), scales)
+        def glimpse(window: Window, magnification: float) -> Lead:
+            lead, cost = looks.glimpse(window, magnification)
+            spent.append(cost)
+            return lead
+
+        scales = (1.0, *rule.beside(looks.at(1.0), glimpse))
+        meant = rule.meant({s: looks.at(s) for s in scales})
+        return Answer(meant, scales, sum(spent))
 
     return choose
 
 
 def _nearest(looks: Looks, wanted: float) -> float:
-    return min(looks.leads, key=lambda scale: abs(math.log(scale / wanted)))
+    return min(offered(looks), key=lambda scale: abs(math.log(scale / wanted)))
+
+
+def offered(looks: Looks) -> list[float]:
+    """Return the magnifications to choose from: large frames are not enlarged."""
+    is_large = max(looks.frame.shape) > LIVE.enlarged_up_to_px
+    return [scale for scale in MAGNIFICATIONS if scale <= 1 or not is_large]
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -216,7 +229,7 @@ STRATEGIES: dict[str, Strategy] = {
     "native + 0.7 + half + 0.35": always(1.0, 0.7, 0.5, 0.35),
     "chosen once, 25 px": one_chosen(25.0),
     "live, specks meant too": by_rule(replace(LIVE, specks_px=0.0)),
-    "live, no glimpse": by_rule(replace(LIVE, rescues=())),
+    "live, no glimpse": by_rule(replace(LIVE, rescue_at=())),
     "live, insides not asked": by_rule(replace(LIVE, inside=None)),
     "live default": by_rule(LIVE),
 }
@@ -230,10 +243,11 @@ def score(case: Case, lead: Lead, confidence: ParticleConfidence) -> float:
     return case.truth.score(case.name, shown).miou
 
 
-def cost(looks: Looks, scales: Sequence[float], name: str) -> float:
+def cost(looks: Looks, answer: Answer, name: str) -> float:
     """Return pixels over those of a native look; who looks first to choose pays for it."""
     first = {1.0} if name.startswith(("chosen", "rule", "live")) else set[float]()
-    return sum(looks.pixels[s] for s in first | set(scales)) / looks.pixels[1.0]
+    spent = sum(looks.cost_px(scale) for scale in first | set(answer.scales))
+    return (spent + answer.aside_px) / looks.cost_px(1.0)
 
 
 def table(
@@ -280,11 +294,11 @@ def main() -> None:
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in STRATEGIES}
     costs: dict[str, list[float]] = {name: [] for name in STRATEGIES}
     for case in [*real_cases(), *reduced_cases(), *simulated_cases(options.frames)]:
-        looks = look(case, run)
+        looks = Looks(normalise(case.pixels), run)
         for name, strategy in STRATEGIES.items():
             answer = strategy(looks)
             value = score(case, answer.lead, card.particle_confidence or IDENTITY)
-            costs[name].append(cost(looks, answer.scales, name))
+            costs[name].append(cost(looks, answer, name))
             for key in case.sets:
                 rows[name].setdefault(key, []).append(value)
     table(rows, costs)

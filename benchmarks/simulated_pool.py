@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emcopilot.simulate import random_scene, render_micrograph
+from emcopilot.simulate import LAYERS, random_scene, render_micrograph
 from models import preprocess
 from models.datasets import LabelledFrame, label
 
@@ -24,8 +24,6 @@ GENERATOR = 6
 version rendered into the folder is then rendered anew."""
 EMPTY_EVERY = 6
 """One frame in so many shows the support alone: what is no particle is to be learnt, too."""
-LAYERS = 0.2
-"""Chance of a close layer, where particles are small enough: some one frame in ten."""
 
 
 def render_one(number: int, side_px: int, folder: Path) -> Path:

@@ -41,8 +41,8 @@ class Population:
     contrast_spread: float = 0.2
     """Standard deviation of ln(contrast) from particle to particle."""
     layer_gap_px: float | None = None
-    """Where given, particles lie side by side, so far apart at the least, in a layer with holes,
-    as nanocrystals do that a drop left behind; the layer, not `count`, says how many."""
+    """Where given, particles lie side by side in a layer with holes, as nanocrystals that a drop
+    left behind: so far apart on average, some touching. The layer, not `count`, says how many."""
 
 
 def populate(

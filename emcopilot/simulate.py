@@ -28,8 +28,8 @@ from emcopilot.population import Population, populate, random_layer, random_popu
 from emcopilot.specimen import Body, sight, signed_distance, window
 from emcopilot.support import Shape, Style, draw_support, power_law_noise
 
-LARGEST_IN_LAYER_PX = 30.0
-"""Of larger ones a training tile holds too few to show a layer."""
+LAYERS = 0.2
+"""Chance of a close layer in what networks learn from; elsewhere there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +138,15 @@ def random_scene(
     median_diameter_px : float, optional
         Drawn between 5 and 150 px, evenly in its logarithm, where not given.
     layers : float
-        Chance of particles that lie close together, up to 30 px large. Scenes that are none are
-        those that the same `rng` draws without.
+        Chance of particles that lie close together in a layer. All other scenes are those that a
+        generator of the same seed draws without.
     """
     aside = rng.spawn(1)[0]
     mode = mode or ("haadf" if rng.random() < 0.5 else "bf")
     largest_px = min(150, min(shape) / 4)
     diameter_px = median_diameter_px or 5 * (largest_px / 5) ** rng.random()
     population = random_population(diameter_px, shape, rng)
-    if aside.random() < layers and diameter_px <= LARGEST_IN_LAYER_PX:
+    if population.count and aside.random() < layers:
         population = random_layer(diameter_px, aside)
     return Scene(
         shape=shape,

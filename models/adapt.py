@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from emcopilot.durable import sync
-from emcopilot.simulate import random_scene, render_micrograph
+from emcopilot.simulate import LAYERS, random_scene, render_micrograph
 from models import checkpoint
 from models.adapt_evaluate import Outcome, evaluate
 from models.adapt_report import FIGURES_FILE, PICTURE_FILE, write_report
@@ -45,10 +45,11 @@ from models.watch import Cancelled, LogWatch, Watch
 HELD_OUT_EVERY = 10
 """Of the synthetic set, one in so many is not trained on, crowded ones too: for the curves and the
 candidate's own score."""
-REHEARSED = 48
-"""Simulated frames against forgetting: some seconds to draw."""
-LAYERS = 0.2
-"""Chance of a close layer in one of them, where particles are small enough."""
+REHEARSED = 192
+"""Simulated frames against forgetting: some twenty seconds to draw."""
+LETTERED = 0.2
+"""Chance of burning letters and a scale bar into a tile of them: rough masks take a film's own for
+particles."""
 
 
 def adapt(job: AdaptSettings, watch: Watch | None = None) -> ModelCard:
@@ -262,7 +263,14 @@ def sources(
     if not job.rehearsal:
         return ours
     known = [_simulated(job.seed, number) for number in range(REHEARSED)]
-    return [*ours, Source(known, share=job.rehearsal, scale=(0.5, 2.0), invert=0.0)]
+    rehearsed = Source(
+        known,
+        share=job.rehearsal,
+        scale=(0.5, 2.0),
+        annotate=LETTERED,
+        invert=0.0,
+    )
+    return [*ours, rehearsed]
 
 
 def _simulated(seed: int, number: int) -> LabelledFrame:

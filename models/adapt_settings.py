@@ -90,7 +90,7 @@ _TRAIN = TrainSettings(architecture=NPSSEGNET, learning_rate=2e-4, save_every_s=
 
 PRESETS: dict[Preset, dict[str, object]] = {
     "quick": {
-        "most_frames": 40,
+        "most_frames": 100,
         "painted": 8,
         "held_back": 6,
         "synthetic": 64,

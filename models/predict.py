@@ -14,16 +14,10 @@ from torch import nn
 from emcopilot.belief import believed
 from emcopilot.confidence import IDENTITY, ParticleConfidence
 from models.checkpoint import ModelCard
+from models.leads import Lead, Window, probability_of
 from models.npssegnet import torch_run
 from models.preprocess import normalise
-from models.scales import (
-    LIVE,
-    Lead,
-    Piece,
-    Scales,
-    leads_at,
-    probability_of,
-)
+from models.scales import LIVE, Scales, leads_at
 from models.tiling import Run, Tiling, to_uint8
 
 Predictor = Callable[[NDArray[np.generic]], NDArray[np.uint8]]
@@ -106,10 +100,10 @@ def mean_leads(
 
 def _glimpse(
     frame: NDArray[np.float32],
-    piece: Piece,
+    window: Window,
     magnification: float,
     *,
     run: Run,
     tiling: Tiling,
 ) -> Lead:
-    return leads_at([frame[piece]], magnification, run, tiling)[0]
+    return leads_at([frame[window]], magnification, run, tiling)[0]

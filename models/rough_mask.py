@@ -18,10 +18,10 @@ from emcopilot.errors import AdaptationError
 from emcopilot.labels import label_particles
 from models import checkpoint
 from models.classical_cut import choose_way, cut, outline, slopes
+from models.leads import probability_of
 from models.npssegnet import torch_run
 from models.predict import mean_leads
 from models.sam_masks import SamSettings, sam_masks
-from models.scales import probability_of
 from models.side_by_side import side_by_side
 from models.tiling import Run, to_uint8
 

@@ -6,7 +6,7 @@ sight. So a frame is also looked at where such particles look usual, and the ans
 leads of the logits: a sure look outweighs an unsure one. On particles so small that natively they
 are hardly more than their blur, the enlarged look has the last word; on the inside of particles so
 large that natively no edge is in sight, a much reduced look has it. Where natively next to nothing
-is found, a glimpse at an enlarged piece tells whether that is for size.
+is found, a glimpse at an enlarged part tells whether that is for size.
 """
 
 import math
@@ -16,33 +16,27 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.special import expit
 from torch.nn import functional
 
-from emcopilot.confidence import doubtful_share
-from emcopilot.labels import label_particles
-from models.tiling import Run, Tiling, predict_normalised, to_uint8
+from models.leads import (
+    HARDLY,
+    Lead,
+    Window,
+    areas_px,
+    doubt_of,
+    lead_of,
+    mean_lead,
+    middle_diameter_px,
+    most_seen_window,
+    surest_lead,
+    typical_diameter_px,
+    with_insides,
+    with_specks,
+)
+from models.tiling import Run, Tiling, predict_normalised
 
-Lead = NDArray[np.float32]
-"""Particle minus background logit, shape (H, W)."""
-Piece = tuple[slice, slice]
-Glimpse = Callable[[Piece, float], Lead]
-"""A piece of a frame and a magnification to the piece's leads, at its own size."""
-
-_HOLE = 5
-"""Steps of the reduced look: what is missing of a large particle is wider, 20 px natively; what
-parts the particles of a cluster is narrower."""
-_SURE_FROM_AFAR, _LEAST_SHOWN = 3.7, 0.1
-"""Mean lead of a large particle from afar, and the share of it that the other looks must show too.
-Chosen on simulated frames of the base model: particles had 3.8 and more, but for five of some
-fifty; what was seen in empty fields of HAADF had up to 3.5, and once 3.6 with a share of 0.03."""
-_HARDLY = -2.2
-"""Lead of a probability of 10 %: less is background without a doubt."""
-_LEAST_DOUBT = 0.25
-"""Where nothing is seen there is no rim to doubt; a sure look at particles of 10 px has 0.3."""
-_SUREST = 1e-5
-"""Leads end at 11.5 either way: none outweighs all others."""
+Glimpse = Callable[[Window, float], Lead]
+"""Where in a frame and a magnification, to the leads there, at their own size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +55,25 @@ class Scales:
     inside of large particles."""
     large_px: float = 0.0
     """Diameter from which particles are large."""
-    most_doubtful: float = math.inf
-    """Doubtful pixels to one of a particle, natively, up to which the model knows what it sees.
-    Beyond, and where it finds nothing, a glimpse at an enlarged piece tells whether particles are
-    but too small for it: a whole enlarged look is four times the work, and wasted on a model that
-    is lost at any size, or on an empty field."""
-    rescues: tuple[float, ...] = ()
-    """Magnifications of glimpses; the first at which the model is at home is taken."""
-    surely: float = 0.0
-    """Doubtful pixels to one of a particle up to which a glimpse shows that it is."""
-    fewest: int = 5
-    """Particles that a glimpse must show: in an empty field grain may look like one."""
-    glimpse_px: int = 128
-    """Side of the piece, natively."""
     enlarged_up_to_px: int = 1100
     """Side of the largest frame that is looked at enlarged where natively the model knows what it
     sees: a larger one would take long, and has many particles to tell of."""
-    rescued_up_to_px: int = 2200
-    """Side of the largest frame that is looked at enlarged where natively the model is lost: there
-    it finds next to nothing without. One of 4096 px would take minutes on a CPU."""
+    most_doubtful: float = math.inf
+    """Doubtful pixels to one of a particle, natively, up to which the model knows what it sees.
+    Beyond, and where it finds nothing, a glimpse at an enlarged part tells whether particles are
+    but too small for it: a whole enlarged look is four times the work and more, and wasted on a
+    model that is lost at any size, or on an empty field."""
+    rescue_at: tuple[float, ...] = ()
+    """Magnifications of glimpses; the first at which the model is at home is taken."""
+    most_doubtful_glimpse: float = 0.0
+    """Doubtful pixels to one of a particle up to which a glimpse shows that it is."""
+    fewest_particles: int = 5
+    """Particles that a glimpse must show: in an empty field grain may look like one."""
+    glimpse_px: int = 128
+    """Side of what a glimpse shows, natively."""
+    rescued_up_to_px: int = 4400
+    """Side of the largest frame, enlarged, that a rescue looks at: 36 tiles, some 70 s on two
+    cores, and natively such a frame shows next to nothing."""
 
     def beside(self, native: Lead, glimpse: Glimpse) -> tuple[float, ...]:
         """Return the magnifications to look at beside the native one.
@@ -89,7 +83,12 @@ class Scales:
         native : float32 array, shape (H, W)
             What the native look said.
         glimpse : callable
-            Looks at a piece of the frame at a magnification.
+            Looks at a part of the frame at a magnification.
+
+        Returns
+        -------
+        tuple of float
+            Each above 0; none where the native look is enough.
         """
         enlarged = self._enlarged(native, glimpse)
         if enlarged:
@@ -102,29 +101,39 @@ class Scales:
         is_found = math.isfinite(diameter_px)
         if is_found and diameter_px >= self.small_px:
             return ()
+        side_px = max(native.shape)
         if is_found and doubt_of(native) <= self.most_doubtful:
-            is_worth_it = max(native.shape) <= self.enlarged_up_to_px
-            return self.when_small if is_worth_it else ()
-        if max(native.shape) > self.rescued_up_to_px or not (native > _HARDLY).any():
-            return ()
-        piece = most_seen_piece(native, self.glimpse_px)
-        glimpses = ((m, glimpse(piece, m)) for m in self.rescues)
-        return next(((m,) for m, seen in glimpses if self._is_at_home(seen)), ())
+            return self.when_small if side_px <= self.enlarged_up_to_px else ()
+        return self._rescue(native, glimpse) if (native > HARDLY).any() else ()
+
+    def _rescue(self, native: Lead, glimpse: Glimpse) -> tuple[float, ...]:
+        """Return the magnification at which the model is at home, if there is one."""
+        largest = self.rescued_up_to_px / max(native.shape)
+        window = most_seen_window(native, self.glimpse_px)
+        for magnification in self.rescue_at:
+            if magnification > largest:
+                return ()
+            if self._is_at_home(glimpse(window, magnification)):
+                return (magnification,)
+        return ()
 
     def _is_at_home(self, seen: Lead) -> bool:
         """Say whether a glimpse shows small particles, several, and surely."""
-        areas_px = _areas_px(seen)
-        if len(areas_px) < self.fewest or doubt_of(seen) > self.surely:
-            return False
-        return _typical_diameter_px(areas_px) < self.small_px
+        areas = areas_px(seen)
+        is_sure = doubt_of(seen) <= self.most_doubtful_glimpse
+        is_small = middle_diameter_px(areas) < self.small_px
+        return len(areas) >= self.fewest_particles and is_sure and is_small
 
     def meant(self, looks: Mapping[float, Lead]) -> Lead:
         """Return what the looks at a frame say together; leads by magnification."""
-        largest = max(looks)
+        outer = {at: lead for at, lead in looks.items() if at != self.inside}
+        largest = max(outer)
         if largest > 1:
-            mean = surest_lead(list(looks.values()))
-            return with_specks(mean, looks[largest], self.specks_px)
-        mean = mean_lead([lead for at, lead in looks.items() if at != self.inside])
+            # A native look that finds nothing has no part in what it called for.
+            says = [lead for at, lead in outer.items() if at > 1 or (lead >= 0).any()]
+            mean = with_specks(surest_lead(says), outer[largest], self.specks_px)
+        else:
+            mean = mean_lead(list(outer.values()))
         if self.inside is None or self.inside not in looks:
             return mean
         step_px = round(1 / self.inside)
@@ -138,8 +147,8 @@ LIVE = Scales(
     small_px=24.0,
     specks_px=8.0,
     most_doubtful=1.6,
-    rescues=(2.0, 3.0),
-    surely=1.25,
+    rescue_at=(2.0, 3.0),
+    most_doubtful_glimpse=1.25,
     inside=0.25,
     large_px=100.0,
 )
@@ -149,10 +158,11 @@ loses on film; so only specks are left to it. A look at a quarter costs 6 % of t
 changes no EMPS image (n=38) by more than 0.002 MIoU, and with it simulated HAADF particles of 100
 to 300 px (n=8) rose from 0.72 to 0.92.
 
-Natively, real frames of small particles have up to 1.5 doubtful pixels to one of a particle. On a
-real film of crowded dark particles of 7 px the base model has 1.8 to 2.3, and finds nothing; at
-double it has 0.5 and finds them. Reduced to particles of 4 px, it has 1.5 to 1.9 at double and 0.6
-at three times. A model of HAADF alone, lost in bright field, has 2 to 3 at any size."""
+Glimpses were chosen on one real film, with the model base-5: bright field, crowded dark particles
+of 7 px, 10 frames of 369 px whose masks are rough. Natively it has 1.8 to 2.3 doubtful pixels to
+one of a particle there (EMPS's small particles: up to 1.5) and finds next to nothing; at double it
+has 0.5 and finds them. Reduced to particles of 4 px (6 frames): 1.5 to 1.9 at double, 0.6 at three
+times. A model of HAADF alone, lost in bright field, has 2 to 3 at either size (3 frames)."""
 
 
 def leads_at(
@@ -187,143 +197,3 @@ def resized(image: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.fl
     return functional.interpolate(
         layer, size=shape, mode="bilinear", antialias=is_smaller
     )[0, 0].numpy()
-
-
-def mean_lead(leads: Sequence[Lead]) -> Lead:
-    """Return the mean of leads of one shape."""
-    total = leads[0]
-    for lead in leads[1:]:
-        total = total + lead
-    return total / np.float32(len(leads))
-
-
-def surest_lead(leads: Sequence[Lead]) -> Lead:
-    """Return the mean of leads of one shape, each the heavier the less it doubts."""
-    weights = [1 / max(doubt_of(lead), _LEAST_DOUBT) for lead in leads]
-    total = sum(weights)
-    return mean_lead(
-        [
-            lead * np.float32(len(leads) * weight / total)
-            for lead, weight in zip(leads, weights, strict=True)
-        ]
-    )
-
-
-def with_specks(mean: Lead, enlarged: Lead, specks_px: float) -> Lead:
-    """Keep the particles below `specks_px` that the enlarged look shows, leads of one shape.
-
-    Connected pixels above 0 count as one particle: a speck has no neck to be parted at.
-    """
-    pieces = np.empty(enlarged.shape, np.int32)
-    ndimage.label(enlarged >= 0, output=pieces)
-    area_px = np.bincount(pieces.ravel())
-    is_speck = area_px < math.pi / 4 * specks_px**2
-    is_speck[0] = False
-    return np.where(is_speck[pieces], np.maximum(mean, enlarged), mean)
-
-
-def with_insides(mean: Lead, reduced: Lead, large_px: float, step_px: int) -> Lead:
-    """Raise the insides of the large particles that the reduced look shows, to what it says.
-
-    What is not sure from afar, or is seen from afar alone, is background that looks like a
-    particle once its texture is gone. Outlines stay where the mean of the others drew them, and so
-    do the gaps of a cluster, which from afar is one particle: filled is only what is five steps
-    wide or more.
-
-    Parameters
-    ----------
-    mean, reduced : float32 arrays, shape (H, W)
-        What the other looks say together, and the reduced one.
-    large_px : float
-        Diameter from which a particle is large.
-    step_px : int
-        Pixels to one that the reduced look saw: on so coarse a grid insides are sought.
-
-    Returns
-    -------
-    float32 array, shape (H, W)
-        The mean itself where no large particle is seen.
-    """
-    coarse = (slice(None, None, step_px),) * 2
-    seen = reduced[coarse] >= 0
-    pieces = np.empty(seen.shape, np.int32)
-    ndimage.label(seen, output=pieces)
-    area = np.bincount(pieces.ravel())
-    from_afar, shown = (
-        np.bincount(pieces.ravel(), layer.ravel()) / np.maximum(area, 1)
-        for layer in (reduced[coarse], mean[coarse] >= 0)
-    )
-    is_large = np.asarray(area * step_px**2 >= math.pi / 4 * large_px**2)
-    is_large &= (from_afar >= _SURE_FROM_AFAR) & (shown >= _LEAST_SHOWN)
-    is_large[0] = False
-    large = is_large[pieces]
-    if not large.any():
-        return mean
-    # Beyond the frame's rim a hole goes on.
-    missing = np.pad(large & (mean[coarse] < 0), _HOLE, mode="edge")
-    wide = ndimage.binary_opening(missing, np.ones((_HOLE, _HOLE), np.bool_))
-    whole = ndimage.binary_dilation(wide, iterations=_HOLE, mask=missing)
-    # One step on: its edge lies between two pixels of the grid.
-    hole = np.empty(missing.shape, np.bool_)
-    ndimage.binary_dilation(whole, output=hole)
-    hole = hole[_HOLE:-_HOLE, _HOLE:-_HOLE]
-    is_hole = _refined(hole, step_px, mean.shape) & (reduced >= 0)
-    is_raised = (_refined(large, step_px, mean.shape) & (mean >= 0)) | is_hole
-    return np.where(is_raised, np.maximum(mean, reduced), mean)
-
-
-def _refined(
-    mask: NDArray[np.bool_], step_px: int, shape: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    """Repeat every pixel, and cut to a shape."""
-    return mask.repeat(step_px, 0).repeat(step_px, 1)[: shape[0], : shape[1]]
-
-
-def probability_of(lead: Lead) -> NDArray[np.float32]:
-    """Return the particle probability 0..1 that a lead means, same shape."""
-    return expit(lead)
-
-
-def doubt_of(lead: Lead) -> float:
-    """Return the doubtful pixels of a look to one of a particle: a thin rim where it is sure."""
-    return doubtful_share(to_uint8(probability_of(lead)))
-
-
-def most_seen_piece(native: Lead, side_px: int) -> Piece:
-    """Return the square piece in which a look saw most, be it in doubt; smaller frames whole."""
-    seen = np.asarray(native > _HARDLY, np.float32)
-    density = ndimage.uniform_filter(seen, side_px, mode="constant")
-    middle = np.unravel_index(int(density.argmax()), density.shape)
-    rows, columns = (
-        min(max(0, int(place) - side_px // 2), max(0, side - side_px))
-        for place, side in zip(middle, native.shape, strict=True)
-    )
-    return slice(rows, rows + side_px), slice(columns, columns + side_px)
-
-
-def typical_diameter_px(lead: Lead) -> float:
-    """Return the diameter below which half of the particles' area lies; infinite where none is.
-
-    Not the median over particles: a few specks beside large particles would make them small.
-    """
-    return _typical_diameter_px(_areas_px(lead))
-
-
-def _areas_px(lead: Lead) -> NDArray[np.intp]:
-    """Return the areas of the particles that a look shows, ascending."""
-    labels = label_particles(to_uint8(probability_of(lead)))
-    return np.sort(np.bincount(labels.ravel())[1:])
-
-
-def _typical_diameter_px(areas_px: NDArray[np.intp]) -> float:
-    if not areas_px.size:
-        return math.inf
-    total = np.cumsum(areas_px)
-    middle = areas_px[np.searchsorted(total, total[-1] / 2)]
-    return math.sqrt(4 * float(middle) / math.pi)
-
-
-def lead_of(probability: NDArray[np.float32]) -> Lead:
-    """Return the lead of the logits that a probability 0..1 means, same shape."""
-    inside = np.clip(probability, _SUREST, 1 - _SUREST)
-    return np.log(inside / (1 - inside))

@@ -12,9 +12,9 @@ from torch import nn
 
 from models.npssegnet import parted
 
-# Shapes kept compiled: a session has one frame shape, now and then two or three, and each is
-# looked at natively, halved or doubled.
-_COMPILED_SHAPES = 9
+# Shapes kept compiled: a session has one frame shape, now and then two or three, each looked at
+# at up to five magnifications; and glimpses have two.
+_COMPILED_SHAPES = 17
 
 
 class _Probability(nn.Module):

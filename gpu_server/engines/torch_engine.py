@@ -1,5 +1,6 @@
 """NPsSegNet in PyTorch: fp32 on a CPU, fp16 with CUDA graphs on an NVIDIA GPU."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,8 @@ from emcopilot.errors import ConfigError
 from models.npssegnet import parted
 
 _Graph = Callable[[torch.Tensor], torch.Tensor]
+_GRAPHS = 32
+"""Kept at most: each holds its own memory, and a batch of any part of eight frames has one."""
 
 
 class TorchCpuEngine:
@@ -47,7 +50,7 @@ class TorchCudaEngine:
         front, rest = parted(net.eval())
         self._front = front.float().cuda()
         self._net = rest.half().cuda().to(memory_format=torch.channels_last)
-        self._graphs: dict[tuple[int, ...], _Graph] = {}
+        self._graphs: OrderedDict[tuple[int, ...], _Graph] = OrderedDict()
         self.device = f"cuda ({torch.cuda.get_device_name()}, fp16)"
 
     def run(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -56,10 +59,13 @@ class TorchCudaEngine:
         with torch.inference_mode():
             batch = self._front(pixels).half()
             replay = self._graphs.get(tuple(batch.shape)) or self._capture(batch)
+            self._graphs.move_to_end(tuple(batch.shape))
             return replay(batch).cpu().numpy()
 
     def _capture(self, example: torch.Tensor) -> _Graph:
         """Record the network for this input shape."""
+        while len(self._graphs) >= _GRAPHS:
+            self._graphs.popitem(last=False)
         static = example.clone(memory_format=torch.channels_last)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

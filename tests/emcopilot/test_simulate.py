@@ -9,7 +9,6 @@ from emcopilot.dynamics import Dynamics
 from emcopilot.optics import Optics
 from emcopilot.population import Population
 from emcopilot.simulate import (
-    LARGEST_IN_LAYER_PX,
     Micrograph,
     Scene,
     demo_scene,
@@ -124,7 +123,6 @@ def test_layers_leave_all_other_scenes_as_they_were() -> None:
         if some.population.layer_gap_px is None:
             assert some == without
         else:
-            assert some.population.median_diameter_px <= LARGEST_IN_LAYER_PX
             assert replace(some, population=without.population) == without
     layer = random_scene(
         np.random.default_rng(1), shape=(160, 160), median_diameter_px=7, layers=1.0

@@ -7,25 +7,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.npssegnet import LocalContrast
-from models.predict import predict, predict_together
-from models.scales import (
-    LIVE,
-    NATIVE,
+from models.leads import (
     Lead,
-    Piece,
-    Scales,
+    Window,
     lead_of,
-    magnified,
     mean_lead,
-    most_seen_piece,
+    most_seen_window,
     probability_of,
-    resized,
     surest_lead,
     typical_diameter_px,
     with_insides,
     with_specks,
 )
+from models.npssegnet import LocalContrast
+from models.predict import predict, predict_together
+from models.scales import LIVE, NATIVE, Scales, magnified, resized
 from models.tiling import Tiling, to_uint8
 
 
@@ -40,8 +36,8 @@ def threshold(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(tiles[:, 0] > 0, 0.95, 0.05).astype(np.float32)
 
 
-def unasked(piece: Piece, magnification: float) -> Lead:
-    pytest.fail(f"a glimpse at {piece}, {magnification} times, was not needed")
+def unasked(window: Window, magnification: float) -> Lead:
+    pytest.fail(f"a glimpse at {window}, {magnification} times, was not needed")
 
 
 @pytest.mark.parametrize("diameter_px", [9.0, 20.0, 40.0])
@@ -84,21 +80,21 @@ RESCUED = Scales(
     when_small=(2.0,),
     small_px=12,
     most_doubtful=1.6,
-    rescues=(2.0, 3.0),
-    surely=1.25,
+    rescue_at=(2.0, 3.0),
+    most_doubtful_glimpse=1.25,
 )
 
 
 def test_what_a_model_is_lost_in_at_any_size_is_not_enlarged() -> None:
     asked: list[float] = []
 
-    def lost(piece: Piece, magnification: float) -> Lead:
+    def lost(window: Window, magnification: float) -> Lead:
         asked.append(magnification)
-        return HAZE[piece]
+        return HAZE[window]
 
     assert RESCUED.beside(HAZE, lost) == (0.5,)
     assert asked == [2.0, 3.0]
-    without = replace(RESCUED, rescues=())
+    without = replace(RESCUED, rescue_at=())
     assert without.beside(HAZE, unasked) == (0.5,)
 
 
@@ -106,43 +102,90 @@ def test_what_a_model_is_lost_in_at_any_size_is_not_enlarged() -> None:
 def test_particles_too_small_for_the_native_look_are_enlarged(at_home: float) -> None:
     sure = np.where(discs(240, 9.0, 30), 3, -3).astype(np.float32)
 
-    def glimpse(piece: Piece, magnification: float) -> Lead:
-        return (sure if magnification == at_home else HAZE)[piece]
+    def glimpse(window: Window, magnification: float) -> Lead:
+        return (sure if magnification == at_home else HAZE)[window]
 
     assert RESCUED.beside(HAZE, glimpse) == (at_home,)
     hardly_seen = np.where(sure > 0, -1, -4).astype(np.float32)  # and none found
     assert RESCUED.beside(hardly_seen, glimpse) == (at_home,)
-    large = np.tile(HAZE, (10, 1))
-    assert RESCUED.beside(large, unasked) == (0.5,)
+    wide = np.tile(HAZE, (1, 10))  # 2400 px, 4800 at double
+    assert RESCUED.beside(wide, unasked) == (0.5,)
+
+
+def test_the_side_of_a_rescue_is_bounded_as_it_is_looked_at() -> None:
+    asked: list[float] = []
+
+    def lost(window: Window, magnification: float) -> Lead:
+        asked.append(magnification)
+        return HAZE[:128, :128]
+
+    wide = np.tile(HAZE, (1, 7))  # 1680 px: 3360 at double, 5040 at three times
+    assert RESCUED.beside(wide, lost) == (0.5,)
+    assert asked == [2.0]
 
 
 def test_grain_that_a_glimpse_takes_for_a_particle_enlarges_nothing() -> None:
     few = np.full((240, 240), -5, np.float32)
     few[100:104, 100:104] = few[100:104, 140:144] = 5
     hardly_seen = np.minimum(few, -1)
-    assert RESCUED.beside(hardly_seen, lambda piece, _: few[piece]) == (0.5,)
+    assert RESCUED.beside(hardly_seen, lambda window, _: few[window]) == (0.5,)
     nothing = np.full((240, 240), -5, np.float32)
     assert RESCUED.beside(nothing, unasked) == (0.5,)
 
 
-def test_a_glimpse_is_of_the_piece_in_which_most_is_seen() -> None:
+def test_a_glimpse_is_of_the_part_in_which_most_is_seen() -> None:
     seen = np.full((300, 200), -5, np.float32)
     seen[180:260, 20:100] = -1
-    rows, columns = most_seen_piece(seen, 100)
+    rows, columns = most_seen_window(seen, 100)
     assert (seen[rows, columns] > -2).sum() == 80 * 80
     assert seen[rows, columns].shape == (100, 100)
-    assert seen[most_seen_piece(seen, 400)].shape == seen.shape
-    assert seen[most_seen_piece(seen, 250)].shape == (250, 200)
+    assert seen[most_seen_window(seen, 400)].shape == seen.shape
+    assert seen[most_seen_window(seen, 250)].shape == (250, 200)
 
 
 def test_a_look_that_doubts_less_counts_more() -> None:
-    sure = np.where(discs(120, 9.0, 30), 6, -6).astype(np.float32)
-    lost = np.full_like(sure, -3)
-    lost[:60] = -1
+    true = discs(120, 9.0, 30) > 0
+    sure = np.where(true, 3, -5).astype(np.float32)
+    lost = np.full_like(sure, -5)
+    lost[:8] = 1  # a strip, and all of it in doubt
+    assert ((mean_lead([sure, lost]) >= 0) != true).any()
     meant = surest_lead([sure, lost])
-    assert ((meant >= 0) == (sure >= 0)).all()
-    assert ((mean_lead([sure, lost * 3]) >= 0) != (sure >= 0)).any()
+    assert ((meant >= 0) == true).all()
     assert meant.dtype == np.float32
+
+
+def test_a_native_look_that_finds_nothing_has_no_part_in_the_answer() -> None:
+    true = (
+        discs(240, 17.0, 30) > 0
+    )  # no specks, of which the enlarged look decides alone
+    enlarged = np.where(true, 1.5, -4).astype(np.float32)
+    native = np.full_like(enlarged, -9)
+    native[3, 3] = -1  # one doubtful pixel, and no particle
+    rule = replace(RESCUED, specks_px=8.0)
+    meant = rule.meant({1.0: native, 2.0: enlarged})
+    assert ((meant >= 0) == true).all()
+
+
+def test_a_rescued_frame_is_looked_at_enlarged_beside_one_that_is_not() -> None:
+    """Natively, at 300 px and its rim, this stand-in is in doubt of all that is bright."""
+    shapes: list[tuple[int, ...]] = []
+
+    def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        shapes.append(tiles.shape)
+        sharp = np.where(tiles[:, 0] > 0.5, 0.99, 0.01)
+        said = 0.3 * (sharp > 0.5) if tiles.shape[2] == 384 else sharp
+        return said.astype(np.float32)
+
+    rule = replace(RESCUED, always=())
+    small, empty = discs(300, 9.0, 30), np.zeros((300, 300), np.float32)
+    alone = [predict(frame, run, scales=rule) for frame in (small, empty)]
+    together = predict_together([empty, small], run, scales=rule)
+    for one, other in zip(alone, reversed(together), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ((alone[0] >= 128) == (small > 0)).mean() > 0.97
+    assert not (alone[1] >= 128).any()
+    # Two native looks, one glimpse of 128 px and one look at the whole, each with its rim.
+    assert shapes[-3:] == [(2, 1, 384, 384), (1, 1, 320, 320), (1, 1, 704, 704)]
 
 
 def test_leads_and_probabilities_are_each_others_inverse() -> None:
@@ -234,8 +277,12 @@ def test_local_contrast_knows_no_tile() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 40), (33, 7)])
 def test_tiny_frames_are_looked_at_like_others(shape: tuple[int, int]) -> None:
+    def in_doubt(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.full_like(tiles[:, 0], 0.3)
+
+    for run in (threshold, in_doubt):
+        assert predict(np.ones(shape), run, scales=LIVE).shape == shape
     shown = predict(np.ones(shape), threshold, scales=LIVE)
-    assert shown.shape == shape
     assert shown.dtype == to_uint8(np.ones((1, 1), np.float32)).dtype
 
 
@@ -248,6 +295,7 @@ def test_a_speck_that_only_the_enlarged_look_shows_is_kept() -> None:
     assert (shown[30:45, 30:45] == -2).all()
     assert shown.dtype == np.float32
     rule = Scales(when_small=(2.0,), small_px=12, specks_px=8.0)
+    native[50, 50] = 6  # else it would have no part
     together = rule.meant({1.0: native, 2.0: enlarged})
     assert (together[10:14, 10:14] == 2).all()
     assert (together[30:45, 30:45] < 0).all()
