@@ -32,7 +32,8 @@ start=$out/haadf-only
 for ground in bf emps; do
     frames=$([ $ground = emps ] && echo 200 || echo 72)
     run "label-free-$ground" "$here/label_free.py" "$out/$ground" --ground $ground \
-        --model "$start" --frames "$frames" --preset "$preset"
+        --model "$start" --frames "$frames" --preset "$preset" \
+        --curves "$figures/label-free-$ground-curves.png"
 done
 for seed in 0 1 2; do
     run "tandem-$seed" "$here/tandem.py" "$out/tandem-$seed" --seed $seed --preset "$preset" \
@@ -40,3 +41,7 @@ for seed in 0 1 2; do
 done
 run rough-tolerance "$here/rough_tolerance.py" "$out/rough" --model "$start" --preset "$preset"
 run drift "$here/drift.py" "$out/bf/job" --incumbent "$start"
+# The way back, last: it needs a model of its own.
+"$python" "$here/haadf_only.py" --mode bf --out "$out/bf-only" --minutes "$start_minutes" | tee "$figures/bf-only.txt"
+run label-free-haadf "$here/label_free.py" "$out/haadf" --ground haadf --model "$out/bf-only" \
+    --frames 72 --preset "$preset" --curves "$figures/label-free-haadf-curves.png"

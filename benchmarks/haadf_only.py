@@ -1,9 +1,11 @@
 """A model that knows bright particles alone: where adaptation to dark ones has to start.
 
-    python benchmarks/haadf_only.py --out runs/haadf-only [--minutes 14] [--device auto]
+    python benchmarks/haadf_only.py --out runs/haadf-only [--mode bf] [--minutes 14]
+        [--device auto]
 
-It learns simulated HAADF frames from scratch and is never shipped. Says how it does on HAADF and
-on bright-field frames of the demo's scene, whose supports training never drew.
+It learns simulated HAADF frames from scratch and is never shipped; with `--mode bf` it is the
+other way round, for the way back. Says how it does on HAADF and on bright-field frames of the
+demo's scene, whose supports training never drew.
 """
 
 import argparse
@@ -34,17 +36,17 @@ JUDGED, JUDGED_SIDE_PX = 8, 512
 MODES: tuple[Mode, ...] = ("haadf", "bf")
 
 
-def training_frame(number: int) -> LabelledFrame:
-    """Draw one simulated HAADF frame with its truth."""
+def training_frame(mode: Mode, number: int) -> LabelledFrame:
+    """Draw one simulated frame with its truth."""
     rng = np.random.default_rng((SEED, number))
-    scene = random_scene(rng, shape=(SIDE_PX, SIDE_PX), mode="haadf")
+    scene = random_scene(rng, shape=(SIDE_PX, SIDE_PX), mode=mode)
     frame = render_micrograph(scene, rng)
-    return label(f"haadf-{number}", frame.pixels, frame.labels > 0)
+    return label(f"{mode}-{number}", frame.pixels, frame.labels > 0)
 
 
-def train_haadf_only(out: Path, minutes: float, device: str) -> None:
+def train_one_mode(out: Path, mode: Mode, minutes: float, device: str) -> None:
     """Train, or go on with, the model in `out`."""
-    frames = [training_frame(number) for number in range(FRAMES)]
+    frames = [training_frame(mode, number) for number in range(FRAMES)]
     settings = TrainSettings.model_validate(
         {
             "architecture": NPSSEGNET,
@@ -55,25 +57,26 @@ def train_haadf_only(out: Path, minutes: float, device: str) -> None:
             "report_every": 20,
         }
     )
-    # Never inverted: dark particles are what it must not know.
+    # Never inverted: particles of the other tone are what it must not know.
     sources = [Source(frames, share=1.0, scale=(0.5, 2.0), invert=0.0)]
     data: dict[str, object] = {
-        "simulated": f"emcopilot.simulate, HAADF alone, seeds ({SEED}, 0..{FRAMES - 1})"
+        "simulated": f"emcopilot.simulate, {mode} alone, seeds ({SEED}, 0..{FRAMES - 1})"
     }
-    train(settings, sources, out, recipe=Recipe(name="haadf-only", data=data))
+    train(settings, sources, out, recipe=Recipe(name=f"{mode}-only", data=data))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--mode", choices=MODES, default="haadf")
     parser.add_argument("--minutes", type=float, default=14)
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if not (options.out / checkpoint.CARD_FILE).exists():
-        train_haadf_only(options.out, options.minutes, options.device)
+        train_one_mode(options.out, options.mode, options.minutes, options.device)
     if not (options.out / SEEN_FILE).exists():
-        shown = [training_frame(number) for number in range(FRAMES)]
+        shown = [training_frame(options.mode, number) for number in range(FRAMES)]
         write_seen(options.out, [frame.pixels for frame in shown])
     network, card = checkpoint.load(options.out)
     show = predictor(network.to(named_device(options.device)), card)
