@@ -1,6 +1,7 @@
 """At which magnification NPsSegNet looks best: native, resized, several at once, or chosen.
 
-    EMCOPILOT_DATA=... python benchmarks/scale.py [--model M] [--json FILE] [--plot FILE.png]
+    EMCOPILOT_DATA=... python benchmarks/scale.py [--model M] [--only STRATEGY ...] [--json FILE]
+        [--plot FILE.png]
 
 Every frame goes through the network at each magnification once; the strategies differ in what
 they make of those maps, so they are compared on the very same answers. Cost is the pixels that go
@@ -255,13 +256,11 @@ def table(
 ) -> None:
     sets = sorted({key for row in rows.values() for key in row})
     counts = {key: len(next(iter(rows.values()))[key]) for key in sets}
-    print(f"{'':28}" + "".join(f"{n:>28}" for n in STRATEGIES))
+    print(f"{'':28}" + "".join(f"{name:>28}" for name in rows))
     for key in sets:
-        means = [f"{np.mean(rows[name][key]):28.3f}" for name in STRATEGIES]
+        means = [f"{np.mean(rows[name][key]):28.3f}" for name in rows]
         print(f"{key + f', n={counts[key]}':28}" + "".join(means))
-    print(
-        f"{'cost':28}" + "".join(f"{np.mean(costs[name]):28.2f}" for name in STRATEGIES)
-    )
+    print(f"{'cost':28}" + "".join(f"{np.mean(costs[name]):28.2f}" for name in rows))
 
 
 def plot(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
@@ -269,7 +268,7 @@ def plot(rows: dict[str, dict[str, list[float]]], path: Path) -> None:
     sets = sorted(next(iter(rows.values())))
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     axes = figure.subplots()
-    names = [name for name in STRATEGIES if name != "native"]
+    names = [name for name in rows if name != "native"]
     for index, name in enumerate(names):
         gain = [np.mean(rows[name][s]) - np.mean(rows["native"][s]) for s in sets]
         places = np.arange(len(sets)) + (index / len(names) - 0.5) * 0.8
@@ -285,17 +284,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="base")
     parser.add_argument("--frames", type=int, default=6, help="simulated, of each size")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(STRATEGIES),
+        default=list(STRATEGIES),
+        help="strategies",
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     network, card = checkpoint.load(options.model)
     run = torch_run(network)
     print(f"{card.model_id} on {machine()}")
-    rows: dict[str, dict[str, list[float]]] = {name: {} for name in STRATEGIES}
-    costs: dict[str, list[float]] = {name: [] for name in STRATEGIES}
+    chosen = {name: STRATEGIES[name] for name in options.only}
+    rows: dict[str, dict[str, list[float]]] = {name: {} for name in chosen}
+    costs: dict[str, list[float]] = {name: [] for name in chosen}
     for case in [*real_cases(), *reduced_cases(), *simulated_cases(options.frames)]:
         looks = Looks(normalise(case.pixels), run)
-        for name, strategy in STRATEGIES.items():
+        for name, strategy in chosen.items():
             answer = strategy(looks)
             value = score(case, answer.lead, card.particle_confidence or IDENTITY)
             costs[name].append(cost(looks, answer, name))
