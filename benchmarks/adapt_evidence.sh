@@ -4,7 +4,7 @@
 #   EMCOPILOT_DATA=... bash benchmarks/adapt_evidence.sh OUT [PRESET]
 #
 # On one data-centre GPU give PRESET standard (the default where nvidia-smi answers); on two CPU
-# cores `quick` takes some eight hours. Figures and plots end up in OUT/figures.
+# cores `quick` takes more than a day. Figures and plots end up in OUT/figures.
 set -euo pipefail
 out=$1
 preset=${2:-$(nvidia-smi >/dev/null 2>&1 && echo standard || echo quick)}

@@ -79,6 +79,10 @@ def main() -> None:
         shown = [training_frame(options.mode, number) for number in range(FRAMES)]
         write_seen(options.out, [frame.pixels for frame in shown])
     network, card = checkpoint.load(options.out)
+    if not card.model_id.startswith(f"{options.mode}-only"):
+        raise SystemExit(
+            f"{options.out} holds {card.model_id}; got --mode {options.mode}: choose another --out"
+        )
     show = predictor(network.to(named_device(options.device)), card)
     print(machine())
     for mode in MODES:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from grounds import Ground
 
+from emcopilot.simulate import LAYERS
 from models import checkpoint
-from models.adapt import parted, sources
+from models.adapt import LETTERED, REHEARSED, parted, sources
 from models.adapt_settings import AdaptSettings
 from models.augmentation import Source
 from models.classical_cut import choose_way, cut
@@ -47,6 +48,12 @@ SHOWN = {
 ADDED = 0.25
 """Share of all tiles that show the few frames whose masks were drawn by hand: with less, one of
 them among a hundred others is hardly seen in a short training."""
+REHEARSAL: dict[str, object] = {
+    "rehearsed": REHEARSED,
+    "layers": LAYERS,
+    "lettered": LETTERED,
+}
+"""What all stages share beside the job's settings: a training of another is not gone on with."""
 ON_THE_WAY, LOOKS = 8, 8
 """Test frames on which a training is judged on its way, and how often."""
 
@@ -123,7 +130,7 @@ def taught(stage: str, job: AdaptSettings, ground: Ground, out: Path) -> Path:
             settings,
             taught_by,
             folder,
-            recipe=Recipe(name=f"label-free-{stage}"),
+            recipe=Recipe(name=f"label-free-{stage}", data=REHEARSAL),
             held_out=judged_on_the_way(ground),
         )
     return folder
@@ -137,10 +144,12 @@ def judged_on_the_way(ground: Ground) -> list[LabelledFrame]:
 
 
 def _is_done(folder: Path, steps: int) -> bool:
+    """Say whether a training is there, whole and of today's rehearsal."""
     if not (folder / checkpoint.CARD_FILE).exists():
         return False
     lines = read_record(folder)
-    return bool(lines) and lines[-1]["step"] >= steps
+    is_todays = checkpoint.load(folder)[1].data == REHEARSAL
+    return is_todays and bool(lines) and lines[-1]["step"] >= steps
 
 
 def curve(trained: Path) -> Curve:

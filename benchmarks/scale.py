@@ -3,11 +3,11 @@
     EMCOPILOT_DATA=... python benchmarks/scale.py [--model M] [--only STRATEGY ...] [--json FILE]
         [--plot FILE.png]
 
-Every frame goes through the network at each magnification once; the strategies differ in what
-they make of those maps, so they are compared on the very same answers. Cost is the pixels that go
-through the network, in units of the frame. Real: the validation parts of EMPS (MIoU) and ARDA (F1
-by centre in box), and EMPS reduced until its particles are small. Simulated, on supports that
-training never drew: particles of one size class.
+Every look is taken once, when a strategy first asks for it; the strategies differ in what they
+make of them, so they are compared on the very same answers. Cost is the pixels that go through the
+network, glimpses included, over those of a native look. Real: the validation parts of EMPS (MIoU)
+and ARDA (F1 by centre in box), and EMPS reduced until its particles are small. Simulated, on
+supports that training never drew: particles of one size class.
 """
 
 import argparse

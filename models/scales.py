@@ -130,8 +130,9 @@ class Scales:
         largest = max(outer)
         if largest > 1:
             # A native look that finds nothing has no part in what it called for.
-            says = [lead for at, lead in outer.items() if at > 1 or (lead >= 0).any()]
-            mean = with_specks(surest_lead(says), outer[largest], self.specks_px)
+            is_found = math.isfinite(typical_diameter_px(outer[1.0]))
+            say = [lead for at, lead in outer.items() if is_found or at > 1]
+            mean = with_specks(surest_lead(say), outer[largest], self.specks_px)
         else:
             mean = mean_lead(list(outer.values()))
         if self.inside is None or self.inside not in looks:

@@ -58,9 +58,17 @@ class TorchCudaEngine:
         pixels = torch.from_numpy(np.ascontiguousarray(tiles)).cuda()
         with torch.inference_mode():
             batch = self._front(pixels).half()
-            replay = self._graphs.get(tuple(batch.shape)) or self._capture(batch)
+            replay = self._graphs.get(tuple(batch.shape)) or self._recorded(batch)
             self._graphs.move_to_end(tuple(batch.shape))
             return replay(batch).cpu().numpy()
+
+    def _recorded(self, example: torch.Tensor) -> _Graph:
+        """Record the network for an input shape, where memory is short in place of all others."""
+        try:
+            return self._capture(example)
+        except torch.OutOfMemoryError:
+            self._graphs.clear()
+        return self._capture(example)
 
     def _capture(self, example: torch.Tensor) -> _Graph:
         """Record the network for this input shape."""

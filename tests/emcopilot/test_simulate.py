@@ -125,7 +125,7 @@ def test_layers_leave_all_other_scenes_as_they_were() -> None:
         else:
             assert replace(some, population=without.population) == without
     layer = random_scene(
-        np.random.default_rng(1), shape=(160, 160), median_diameter_px=7, layers=1.0
+        np.random.default_rng(2), shape=(160, 160), median_diameter_px=7, layers=1.0
     )
     frame = render_micrograph(layer, np.random.default_rng(2))
     assert len(frame.particles) > 30

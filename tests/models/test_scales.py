@@ -160,7 +160,9 @@ def test_a_native_look_that_finds_nothing_has_no_part_in_the_answer() -> None:
     )  # no specks, of which the enlarged look decides alone
     enlarged = np.where(true, 1.5, -4).astype(np.float32)
     native = np.full_like(enlarged, -9)
-    native[3, 3] = -1  # one doubtful pixel, and no particle
+    native[3, 3] = -1  # one doubtful pixel
+    y, x = np.argwhere(true)[0] + 4
+    native[y : y + 2, x : x + 2] = 5  # and a sure one, too small to be a particle
     rule = replace(RESCUED, specks_px=8.0)
     meant = rule.meant({1.0: native, 2.0: enlarged})
     assert ((meant >= 0) == true).all()
@@ -295,7 +297,7 @@ def test_a_speck_that_only_the_enlarged_look_shows_is_kept() -> None:
     assert (shown[30:45, 30:45] == -2).all()
     assert shown.dtype == np.float32
     rule = Scales(when_small=(2.0,), small_px=12, specks_px=8.0)
-    native[50, 50] = 6  # else it would have no part
+    native[50:53, 50:53] = 6  # else it would have no part
     together = rule.meant({1.0: native, 2.0: enlarged})
     assert (together[10:14, 10:14] == 2).all()
     assert (together[30:45, 30:45] < 0).all()
