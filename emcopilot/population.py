@@ -128,7 +128,7 @@ def _hexagonal(
 def random_layer(median_diameter_px: float, rng: np.random.Generator) -> Population:
     """Draw the statistics of particles of one size that lie close together."""
     return Population(
-        count=1,
+        count=1,  # 0 would empty the field; the layer itself says how many
         median_diameter_px=median_diameter_px,
         spread=rng.uniform(0.03, 0.15),
         smallest_px=3.0,
