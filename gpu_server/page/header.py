@@ -111,10 +111,12 @@ class Header:
         names = {one.id: _steady(one) for one in sessions[:_PICKED_FROM]}
         if chosen:
             names.setdefault(chosen.id, _steady(chosen))
-        if names != self._names:
+        # A choice comes back as its place in the list: one that moves under the pointer would
+        # pick its neighbour.
+        if names != self._names and not self._picker.is_showing_popup:
             self._names = names
             self._picker.set_options(names)
-        if chosen:
+        if chosen and chosen.id in self._names:
             self._chosen = chosen.id  # known before it is set: nobody picked it
             if self._picker.value != chosen.id:
                 self._picker.set_value(chosen.id)

@@ -277,6 +277,8 @@ def wait_counted(visit: Visit, particles: int) -> None:
 
 
 def pick(visit: Visit, session: str) -> None:
+    # Before the canvas has said what it shows, it is the session of the last file: picked already.
+    expect(visit.picker).not_to_have_value(re.compile(session), timeout=PATIENCE_MS)
     visit.picker.click()
     visit.page.locator(".emc-sessions .q-item", has_text=session).click()
     expect(visit.page.locator(".q-menu")).to_have_count(0, timeout=PATIENCE_MS)
@@ -412,6 +414,22 @@ def test_5000_particles_are_drawn_counted_filled_and_gone_through(crowd: Visit) 
     wait_mean(crowd, "colour", 1.2 * faint)
     crowd.page.get_by_role("button", name="Reset").click()
     crowd.press("x")
+
+
+def test_the_list_of_sessions_stands_still_while_it_is_open(
+    crowded: StoreServer, crowd: Visit
+) -> None:
+    crowd.picker.click()
+    row = crowd.page.locator(".emc-sessions .q-item", has_text="empty")
+    expect(row).to_be_visible(timeout=PATIENCE_MS)
+    before = row.inner_text()
+    is_empty = tables.sessions.c.name == "empty"
+    crowded.change(tables.sessions.update().where(is_empty).values(name="empty field"))
+    crowd.page.wait_for_timeout(2_000)  # it is read twice a second
+    assert row.inner_text() == before
+    row.click()
+    expect(crowd.picker).to_have_value(re.compile("empty field"), timeout=PATIENCE_MS)
+    pick(crowd, "film")
 
 
 def test_the_last_minute_ends_with_the_frame_that_is_shown(crowd: Visit) -> None:
