@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from emcopilot.simulate import LAYERS, random_scene, render_micrograph
+from emcopilot.simulate import LAYERS, THICK, random_scene, render_micrograph
 from models import preprocess
 from models.datasets import LabelledFrame, label
 
 SEED = 20_261_122
 """First entropy word of every rendered frame; the frame's number is the second."""
-GENERATOR = 6
+GENERATOR = 7
 """Raise it when `emcopilot.simulate` draws other frames from the same numbers: what an earlier
 version rendered into the folder is then rendered anew."""
 EMPTY_EVERY = 6
@@ -33,7 +33,11 @@ def render_one(number: int, side_px: int, folder: Path) -> Path:
     if not path.exists():
         rng = np.random.default_rng((SEED, number))
         scene = random_scene(
-            rng, shape=(side_px, side_px), style="training", layers=LAYERS
+            rng,
+            shape=(side_px, side_px),
+            style="training",
+            layers=LAYERS,
+            thick=THICK,
         )
         if number % EMPTY_EVERY == 0:
             scene = replace(scene, population=replace(scene.population, count=0))

@@ -147,6 +147,18 @@ def random_optics(mode: Mode, diameter_px: float, rng: np.random.Generator) -> O
     return _random_depth(_visible(optics, mode, diameter_px, clouds), mode, rng)
 
 
+def on_thick_support(
+    optics: Optics, diameter_px: float, rng: np.random.Generator
+) -> Optics:
+    """Return the same bright-field optics before a support that is dark by itself.
+
+    Powders of oxides and folded sheets dim the beam as much as small particles do: what tells
+    particles from them is the sharper edge, not the grey level.
+    """
+    dark = replace(optics, support_contrast=rng.uniform(0.35, 1.2))
+    return _visible(dark, "bf", diameter_px, rng.uniform(0.6, 1.5))
+
+
 def _between(canvas: Image, y_px: float, x_px: float, shape: Shape) -> Image:
     """Cut `shape` out of `canvas` from (y_px, x_px) on, by linear interpolation."""
     top, left = math.floor(y_px), math.floor(x_px)

@@ -21,6 +21,7 @@ from emcopilot.optics import (
     bright_field,
     digitise,
     haadf,
+    on_thick_support,
     random_optics,
     uneven_beam,
 )
@@ -30,6 +31,8 @@ from emcopilot.support import Shape, Style, draw_support, power_law_noise
 
 LAYERS = 0.2
 """Chance of a close layer in what networks learn from; elsewhere there is none."""
+THICK = 0.3
+"""Chance, there, that a bright-field support is as dark as particles are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ def random_scene(
     style: Style = "training",
     median_diameter_px: float | None = None,
     layers: float = 0.0,
+    thick: float = 0.0,
 ) -> Scene:
     """Draw a scene from everything that microscopists show; one in thirty is empty.
 
@@ -138,8 +142,11 @@ def random_scene(
     median_diameter_px : float, optional
         Drawn between 5 and 150 px, evenly in its logarithm, where not given.
     layers : float
-        Chance of particles that lie close together in a layer. All other scenes are those that a
-        generator of the same seed draws without.
+        Chance of particles that lie close together in a layer.
+    thick : float
+        Chance that a bright-field support is as dark as particles are.
+
+    All other scenes are those that a generator of the same seed draws without these two.
     """
     aside = rng.spawn(1)[0]
     mode = mode or ("haadf" if rng.random() < 0.5 else "bf")
@@ -148,11 +155,14 @@ def random_scene(
     population = random_population(diameter_px, shape, rng)
     if population.count and aside.random() < layers:
         population = random_layer(diameter_px, aside)
+    optics = random_optics(mode, diameter_px, rng)
+    if mode == "bf" and aside.random() < thick:
+        optics = on_thick_support(optics, diameter_px, aside)
     return Scene(
         shape=shape,
         mode=mode,
         population=population,
-        optics=random_optics(mode, diameter_px, rng),
+        optics=optics,
         style=style,
         pixel_size_nm=0.05 * 40 ** rng.random(),
     )

@@ -4,6 +4,7 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from emcopilot.dynamics import Dynamics
 from emcopilot.optics import Optics
@@ -130,6 +131,37 @@ def test_layers_leave_all_other_scenes_as_they_were() -> None:
     frame = render_micrograph(layer, np.random.default_rng(2))
     assert len(frame.particles) > 30
     assert 0.05 < (frame.labels > 0).mean() < 0.7
+
+
+def test_thick_supports_leave_all_other_scenes_as_they_were() -> None:
+    thick = 0
+    for seed in range(40):
+        without, some = (
+            random_scene(np.random.default_rng(seed), layers=0.5, thick=share)
+            for share in (0.0, 0.5)
+        )
+        if some == without:
+            continue
+        thick += 1
+        assert some.mode == "bf"
+        assert replace(some, optics=without.optics) == without
+        assert some.optics.support_contrast >= 0.35 > without.optics.support_contrast
+        assert some.optics.particle_contrast >= 0.6 * some.optics.support_contrast
+    assert 4 <= thick <= 20  # a half of the half that is bright field
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_particles_on_a_thick_support_are_darker_than_what_surrounds_them(
+    seed: int,
+) -> None:
+    scene = random_scene(
+        np.random.default_rng(seed), mode="bf", median_diameter_px=30, thick=1.0
+    )
+    frame = render_micrograph(scene, np.random.default_rng(seed))
+    inside = frame.labels > 0
+    around = ndimage.binary_dilation(inside, iterations=8)
+    around &= ~ndimage.binary_dilation(inside, iterations=2)
+    assert frame.pixels[inside].mean() < 0.9 * frame.pixels[around].mean()
 
 
 def test_the_upper_of_two_particles_owns_what_they_share() -> None:
