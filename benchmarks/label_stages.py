@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from grounds import Ground
 
-from emcopilot.simulate import LAYERS, THICK
+from emcopilot.simulate import LAYERS
 from models import checkpoint
 from models.adapt import LETTERED, REHEARSED, parted, sources
 from models.adapt_settings import AdaptSettings
@@ -51,7 +51,6 @@ them among a hundred others is hardly seen in a short training."""
 REHEARSAL: dict[str, object] = {
     "rehearsed": REHEARSED,
     "layers": LAYERS,
-    "thick": THICK,
     "lettered": LETTERED,
 }
 """What all stages share beside the job's settings: a training of another is not gone on with."""

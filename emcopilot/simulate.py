@@ -32,7 +32,9 @@ from emcopilot.support import Shape, Style, draw_support, power_law_noise
 LAYERS = 0.2
 """Chance of a close layer in what networks learn from; elsewhere there is none."""
 THICK = 0.3
-"""Chance, there, that a bright-field support is as dark as particles are."""
+"""Chance, in what a base model learns from, that a bright-field support is as dark as particles.
+Adaptations do not rehearse it: EMPS learnt without a label fell from 0.843 to 0.820 MIoU (n=38,
+one seed each); most was lost on two fields."""
 
 
 @dataclass(frozen=True, slots=True)

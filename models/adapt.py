@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from emcopilot.durable import sync
-from emcopilot.simulate import LAYERS, THICK, random_scene, render_micrograph
+from emcopilot.simulate import LAYERS, random_scene, render_micrograph
 from models import checkpoint
 from models.adapt_evaluate import Outcome, evaluate
 from models.adapt_report import FIGURES_FILE, PICTURE_FILE, write_report
@@ -275,7 +275,7 @@ def sources(
 
 def _simulated(seed: int, number: int) -> LabelledFrame:
     rng = np.random.default_rng((seed, number))
-    scene = random_scene(rng, shape=(384, 384), layers=LAYERS, thick=THICK)
+    scene = random_scene(rng, shape=(384, 384), layers=LAYERS)
     frame = render_micrograph(scene, rng)
     return label(f"rehearsal-{number}", frame.pixels, frame.labels > 0)
 
