@@ -148,7 +148,10 @@ def random_scene(
     thick : float
         Chance that a bright-field support is as dark as particles are.
 
-    All other scenes are those that a generator of the same seed draws without these two.
+    Notes
+    -----
+    Scenes without a layer or a thick support are those that a generator of the same seed draws
+    where neither is asked for.
     """
     aside = rng.spawn(1)[0]
     mode = mode or ("haadf" if rng.random() < 0.5 else "bf")

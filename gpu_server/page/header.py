@@ -111,12 +111,15 @@ class Header:
         names = {one.id: _steady(one) for one in sessions[:_PICKED_FROM]}
         if chosen:
             names.setdefault(chosen.id, _steady(chosen))
-        # A choice comes back as its place in the list: one that moves under the pointer would
-        # pick its neighbour.
-        if names != self._names and not self._picker.is_showing_popup:
+        if self._picker.is_showing_popup:
+            # A choice comes back as its place in the list: one that moved under the pointer would
+            # pick its neighbour. So what is new comes last for now.
+            new = {one: name for one, name in names.items() if one not in self._names}
+            names = self._names | new
+        if names != self._names:
             self._names = names
             self._picker.set_options(names)
-        if chosen and chosen.id in self._names:
+        if chosen:
             self._chosen = chosen.id  # known before it is set: nobody picked it
             if self._picker.value != chosen.id:
                 self._picker.set_value(chosen.id)

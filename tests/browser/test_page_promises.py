@@ -7,6 +7,7 @@ and before 5,000 particles; see `benchmarks/page_server.py`.
 
 import base64
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,7 +251,7 @@ class StoreServer(PageServer):
         super().__init__(STORE_PROGRAM, folder, "--fps", 0, *options)
         self.folder = folder
 
-    def change(self, statement: sa.Update) -> None:
+    def change(self, statement: sa.Insert | sa.Update) -> None:
         """Change rows beside the server, as a frame that fails or a wrong clock would."""
         database = Database(self.folder, must_exist=True)
         with database.write() as connection:
@@ -420,15 +421,19 @@ def test_the_list_of_sessions_stands_still_while_it_is_open(
     crowded: StoreServer, crowd: Visit
 ) -> None:
     crowd.picker.click()
-    row = crowd.page.locator(".emc-sessions .q-item", has_text="empty")
-    expect(row).to_be_visible(timeout=PATIENCE_MS)
-    before = row.inner_text()
-    is_empty = tables.sessions.c.name == "empty"
-    crowded.change(tables.sessions.update().where(is_empty).values(name="empty field"))
-    crowd.page.wait_for_timeout(2_000)  # it is read twice a second
-    assert row.inner_text() == before
-    row.click()
-    expect(crowd.picker).to_have_value(re.compile("empty field"), timeout=PATIENCE_MS)
+    rows = crowd.page.locator(".emc-sessions .q-item")
+    expect(rows).to_have_count(2, timeout=PATIENCE_MS)
+    before = rows.all_inner_texts()
+    now = time.time()
+    crowded.change(
+        tables.sessions.insert().values(
+            agent_id=1, folder="late", name="late", created_at=now, updated_at=now
+        )
+    )
+    expect(rows).to_have_count(3, timeout=PATIENCE_MS)
+    assert rows.all_inner_texts()[:2] == before
+    rows.filter(has_text="empty").click()
+    expect(crowd.picker).to_have_value(re.compile("empty"), timeout=PATIENCE_MS)
     pick(crowd, "film")
 
 

@@ -1,12 +1,10 @@
-"""Particles that touch or overlap are parted, single ones left whole."""
+"""Touching particles are parted and single ones left whole."""
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from emcopilot.labels import label_particles
-from emcopilot.notches import parted_at_notches
 from emcopilot.watershed import parted
 
 
@@ -133,113 +131,3 @@ def test_parts_cover_the_piece_and_nothing_else() -> None:
     assert parts.dtype == np.int32
     np.testing.assert_array_equal(parts > 0, piece)
     assert np.unique(parts).tolist() == [0, 1, 2]
-
-
-def overlapping(
-    rng: np.random.Generator, diameter: float, ratio: float, close: float
-) -> NDArray[np.bool_]:
-    """Draw two discs whose centres lie at a share of where they would touch."""
-    radii = diameter / 2, ratio * diameter / 2
-    step = close * sum(radii)
-    angle = rng.uniform(0, 2 * np.pi)
-    side = int(4 * diameter)
-    y, x = side / 2 + rng.uniform(-0.5, 0.5, 2)
-    return ellipses(
-        side,
-        (y, x, radii[0], radii[0], 0.0),
-        (y + step * np.sin(angle), x + step * np.cos(angle), radii[1], radii[1], 0.0),
-    )
-
-
-def jagged(outline: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Fray the edge of a mask by a pixel or two."""
-    noise = ndimage.gaussian_filter(rng.normal(0, 1, outline.shape), 1.0)
-    inside = ndimage.distance_transform_edt(outline)
-    depth = inside - ndimage.distance_transform_edt(~outline)
-    frayed, _ = ndimage.label(depth + 5 * noise > 0)
-    return frayed == np.bincount(frayed.ravel())[1:].argmax() + 1
-
-
-@pytest.mark.parametrize("diameter", [16, 30, 60])
-@pytest.mark.parametrize(("ratio", "close"), [(1.0, 0.7), (1.0, 0.85), (0.6, 0.85)])
-def test_discs_that_hide_a_part_of_each_other_are_parted(
-    diameter: float, ratio: float, close: float
-) -> None:
-    rng = np.random.default_rng(int(diameter))
-    found = [
-        label_particles(overlapping(rng, diameter, ratio, close)).max()
-        for _ in range(10)
-    ]
-    assert found.count(2) >= 9
-
-
-def test_a_small_particle_that_is_half_hidden_has_no_top_but_two_notches() -> None:
-    mask = ellipses(160, (80, 70, 30, 30, 0), (80, 106, 14, 14, 0))
-    assert parted(np.pad(mask, 1)).max() == 1
-    labels = label_particles(mask)
-    assert labels.max() == 2
-    assert labels[80, 70] != labels[80, 115]
-
-
-def test_the_cut_runs_from_notch_to_notch() -> None:
-    # The circles meet at x = 50, y = 50 -+ 12.
-    mask = ellipses(100, (50, 34, 20, 20, 0), (50, 66, 20, 20, 0))
-    parts = parted_at_notches(mask.astype(np.int32))
-    left, right = parts[50, 30], parts[50, 70]
-    assert {left, right} == {1, 2}
-    assert (parts[:, :48] == right).sum() == 0
-    assert (parts[:, 53:] == left).sum() == 0
-    np.testing.assert_array_equal(parts > 0, mask)
-
-
-def test_a_cluster_is_parted_into_all_its_particles() -> None:
-    places = [(40, 40), (40, 62), (40, 84), (60, 95), (80, 84)]
-    mask = ellipses(130, *((y, x, 14, 14, 0) for y, x in places))
-    labels = label_particles(mask)
-    assert labels.max() == 5
-    assert len({int(labels[y, x]) for y, x in places}) == 5
-
-
-def test_parts_that_are_numbered_already_keep_their_numbers() -> None:
-    parts = np.zeros((100, 160), np.int32)
-    parts[10:40, 10:40] = 2
-    parts[ellipses(160, (50, 100, 16, 16, 0), (50, 124, 16, 16, 0))[:100]] = 1
-    finer = parted_at_notches(parts)
-    assert np.unique(finer).tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(finer == 2, parts == 2)
-    np.testing.assert_array_equal(np.isin(finer, (1, 3)), parts == 1)
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_jagged_rod_stays_whole(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:200, :200] - 100
-    angle = rng.uniform(0, np.pi)
-    along, across = (
-        x * np.cos(angle) + y * np.sin(angle),
-        y * np.cos(angle) - x * np.sin(angle),
-    )
-    rod = jagged((abs(along) < 75) & (abs(across) < 18), rng)
-    assert parted_at_notches(rod.astype(np.int32)).max() == 1
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_a_particle_that_is_notched_all_around_stays_whole(seed: int) -> None:
-    """Dendrites and flakes: spikes everywhere, and nothing that a cut would part."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:240, :240] - 120
-    angle = np.arctan2(y, x)
-    spikes = 1 + 0.18 * np.sin(23 * angle + rng.uniform(0, 6)) * rng.uniform(0.8, 1.2)
-    star = np.hypot(y, 0.7 * x) < 60 * spikes
-    assert parted_at_notches(star.astype(np.int32)).max() == 1
-
-
-def test_noise_and_what_is_too_small_are_left_alone() -> None:
-    rng = np.random.default_rng(0)
-    noise = ndimage.gaussian_filter(rng.normal(0, 1, (512, 512)), 1.5) > -0.05
-    largest = ndimage.label(noise)[0] == 1
-    assert parted_at_notches(largest.astype(np.int32)).max() == 1
-    speck = np.zeros((9, 9), np.int32)
-    speck[2:5, 2:7] = 1
-    assert parted_at_notches(speck).max() == 1
-    assert not parted_at_notches(np.zeros((9, 9), np.int32)).any()
