@@ -46,6 +46,9 @@ _OVERSHOOT_PX = 3
 """By so much a drawn cut leaves the piece on either side."""
 _MOST_NOTCHES = 200
 """An outline with more is no clump of particles, but noise."""
+_MOST_PARTS = 1_000
+"""What the watershed alone parts into more is left as it is: noise must not hold up a frame, and
+each part takes nearly a millisecond."""
 
 _Outline = FloatArray
 """Shape (N, 2): a closed line of points (y, x), about a pixel apart, round a piece in the sense in
@@ -68,7 +71,8 @@ def parted_at_notches(parts: Labels) -> Labels:
     Parameters
     ----------
     parts : int32 array, shape (H, W)
-        0 is background; 1..P are parts. One in several pieces is left as it is.
+        0 is background; 1..P are parts. One in several pieces is left as it is, and so are more
+        than `_MOST_PARTS`.
 
     Returns
     -------
@@ -83,7 +87,7 @@ def parted_at_notches(parts: Labels) -> Labels:
     """
     finer = parts.copy()
     count = int(parts.max(initial=0))
-    boxes = ndimage.find_objects(parts) if count else []
+    boxes = ndimage.find_objects(parts) if 0 < count <= _MOST_PARTS else []
     for number, box in enumerate(boxes, start=1):
         if box is None:
             continue
@@ -270,6 +274,8 @@ def _drawn(piece: Mask, cuts: Sequence[FloatArray]) -> Labels:
     crumbs = _connected(rest)
     is_part = np.bincount(crumbs.ravel()) >= _MIN_AREA_PX
     is_part[0] = False
+    if not is_part.any():
+        return piece.astype(np.int32)  # specks, of which the cuts themselves take most
     markers = np.where(is_part, np.cumsum(is_part), 0).astype(np.int32)[crumbs]
     level = np.zeros(piece.shape, np.uint8)
     return cast(Labels, watershed(level, markers, mask=piece)).astype(np.int32)

@@ -175,3 +175,11 @@ def test_a_large_particle_with_many_at_its_rim_is_parted_from_all_of_them() -> N
     ring = [(256 + 190 * np.sin(a), 256 + 190 * np.cos(a)) for a in np.arange(24) / 3.9]
     rosette = discs(512, (256, 256, 182), *((y, x, 16) for y, x in ring))
     assert count_of(rosette) == 25
+
+
+def test_more_parts_than_any_clump_has_are_left_alone() -> None:
+    pair = discs(40, (18, 13, 8), (18, 24, 8)).astype(np.int32)
+    assert parted_at_notches(pair).max() == 2
+    many = np.kron(np.arange(1, 1025).reshape(32, 32), np.ones((40, 40), np.int32))
+    many = np.where(np.tile(pair, (32, 32)) > 0, many, 0).astype(np.int32)
+    assert parted_at_notches(many).max() == 1024
