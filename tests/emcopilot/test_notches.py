@@ -178,7 +178,7 @@ def test_a_large_particle_with_many_at_its_rim_is_parted_from_all_of_them() -> N
 
 
 def test_more_parts_than_any_clump_has_are_left_alone() -> None:
-    pair = discs(40, (18, 13, 8), (18, 24, 8)).astype(np.int32)
+    pair = discs(40, (18, 12, 8), (18, 26, 8)).astype(np.int32)
     assert parted_at_notches(pair).max() == 2
     many = np.kron(np.arange(1, 1025).reshape(32, 32), np.ones((40, 40), np.int32))
     many = np.where(np.tile(pair, (32, 32)) > 0, many, 0).astype(np.int32)
