@@ -3,7 +3,8 @@
     python benchmarks/training_speed.py --device cuda --batch 16 --tile-px 384
 
 The tiles lie in memory, so that nothing waits for them; the memory formats that a network's layers
-may take are measured in turn, in the same run. `--profile` lists the dearest operations of one.
+may take and the precisions, emulated or not, are measured in turn, in the same run. `--profile`
+lists the dearest operations of each.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from machine import machine, spread, write_json
 from torch.profiler import ProfilerActivity, profile
 
 from models.npssegnet import NPSSEGNET
+from models.precision import Precision, is_mixed
 from models.train_settings import TrainSettings
 from models.training import Run, device_name, learn, named_device
 
@@ -25,10 +27,13 @@ FORMATS = {
     "channels last": torch.channels_last,
     "channels first": torch.contiguous_format,
 }
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
-def made_run(device: Device, memory_format: torch.memory_format) -> Run:
-    settings = TrainSettings(architecture=NPSSEGNET, device=device)
+def made_run(
+    device: Device, memory_format: torch.memory_format, precision: Precision
+) -> Run:
+    settings = TrainSettings(architecture=NPSSEGNET, device=device, precision=precision)
     run = Run(settings)
     run.network.to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
     return run
@@ -68,9 +73,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = named_device(options.device)
-    print(f"NPsSegNet on {device_name(device)}; {machine()}")
+    chosen = PRECISIONS[is_mixed(device)]
+    print(f"NPsSegNet on {device_name(device)}; {machine()}; would train in {chosen}")
     batch = random_batch(options.batch, options.tile_px)
-    runs = {name: made_run(options.device, kind) for name, kind in FORMATS.items()}
+    runs = {
+        f"{name}, {precision}": made_run(options.device, kind, precision)
+        for name, kind in FORMATS.items()
+        for precision in PRECISIONS
+    }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for step in range(options.steps + 3):
         for name, run in runs.items():  # in turn: a noisy machine disturbs both alike
@@ -80,7 +90,7 @@ def main() -> None:
     for name, values in seconds.items():
         middle = statistics.median(values)
         print(
-            f"{name:15} {middle:.3f} s a step ({min(values):.3f} to {max(values):.3f}, "
+            f"{name:24} {middle:.3f} s a step ({min(values):.3f} to {max(values):.3f}, "
             f"n={len(values)}), {options.batch / middle:.1f} tiles/s"
         )
     if options.profile:

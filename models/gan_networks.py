@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from models.gan_settings import GROUP, GanSettings
+from models.precision import is_mixed
 from models.tiling import MARGIN_PX, Tiling
 
 OUTPUT_RANGE = 8.0
@@ -156,13 +157,6 @@ def smooth(images: Tensor, sigma_px: float) -> Tensor:
     # Blurring in 16 bits would add steps as large as the grain that is left.
     with torch.autocast(images.device.type, enabled=False):
         return gaussian_blur(images.float(), [side, side], [sigma_px, sigma_px])
-
-
-def is_mixed(device: torch.device, precision: str = "auto") -> bool:
-    """Say whether networks compute in bfloat16; "auto" does where the hardware knows it."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
 
 
 def paint(

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator
 
 from emcopilot.config import Settings
+from models.precision import Precision
 
 Encoder = Literal["resnet18", "resnet34", "resnet50"]
 GROUP = 8
@@ -68,7 +69,7 @@ class GanSettings(Settings):
     """Adam's."""
     buffer: int = Field(default=50, ge=0)
     """Made tiles that are kept and shown to a discriminator again (Shrivastava et al. 2017)."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(default=0, ge=0)
     report_every: int = Field(default=10, ge=1)

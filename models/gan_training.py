@@ -24,8 +24,9 @@ from emcopilot.errors import AdaptationError, ConfigError, ModelError
 from models import checkpoint, curves
 from models.augmentation import cut
 from models.datasets import LabelledFrame
-from models.gan_networks import Generator, is_mixed
+from models.gan_networks import Generator
 from models.gan_settings import GanSettings
+from models.precision import is_mixed
 from models.training import is_out_of_memory, named_device
 from models.watch import Cancelled, Watch
 

@@ -28,6 +28,7 @@ from emcopilot.frame_look import (
 )
 from models import checkpoint
 from models.npssegnet import parted
+from models.precision import is_mixed
 from models.preprocess import normalise
 
 BASE = "base"
@@ -143,9 +144,11 @@ def raw_look(
     """Return the pooled maps (D - S,) and the statistics (S,) of one frame."""
     middle = normalise(window(pixels, VIEW_PX * MOST_REDUCED))
     view = torch.from_numpy(_view(middle))[None, None].to(device)
-    # Not every GPU knows bfloat16, and on a CPU float16 is slow.
-    half = torch.float16 if device == "cuda" else torch.bfloat16
-    with torch.inference_mode(), torch.autocast(device, half):
+    on = torch.device(device)
+    # Every GPU knows float16, not every one bfloat16; a CPU knows the latter, if either.
+    half = torch.float16 if on.type == "cuda" else torch.bfloat16
+    halves = on.type == "cuda" or is_mixed(on)
+    with torch.inference_mode(), torch.autocast(on.type, half, enabled=halves):
         pooled = maps(view)[0].float().cpu().numpy()
     statistics = measure_statistics(middle)
     return pooled, statistics

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import nn
 
 from emcopilot.config import Settings
+from models.precision import is_mixed
 
 SIDE_MULTIPLE = 32
 """The encoder halves five times: height and width must divide by this."""
@@ -161,7 +162,10 @@ def torch_run(
 
     def run(tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         frames = torch.from_numpy(tiles).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, torch.bfloat16, enabled=is_mixed(device)),
+        ):
             logits = network(frames)
         return particle_probability(logits).cpu().numpy()
 

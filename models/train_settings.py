@@ -11,6 +11,7 @@ from emcopilot.config import Settings, load_settings, read_toml
 from models.augmentation import Look
 from models.losses import AreasOver
 from models.npssegnet import NPSSEGNET, Architecture
+from models.precision import Precision
 
 
 class TrainSettings(Settings):
@@ -42,7 +43,7 @@ class TrainSettings(Settings):
     """Decay per step of the moving average over weights; 0 keeps the last weights."""
     centre_edges: bool = True
     """Whether the finished model's edges are centred on the masks' (`edges.py`)."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0)
     """CPU threads; 0 leaves the choice to torch."""

@@ -14,6 +14,7 @@ from models import checkpoint
 from models.edges import shift_decision
 from models.losses import focal_and_jaccard
 from models.npssegnet import build, widened
+from models.precision import is_mixed
 from models.train_settings import Recipe, TrainSettings, network_name
 
 log = logging.getLogger(__name__)
@@ -191,13 +192,12 @@ def learn(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
 def _add_gradients(run: Run, tiles: torch.Tensor, masks: torch.Tensor) -> float:
     """Send a batch through, forward and back, in `run.parts`; returns its mean loss."""
     total = 0.0
+    mixed = is_mixed(run.device, run.settings.precision)
     pieces = tiles.tensor_split(run.parts), masks.tensor_split(run.parts)
     for piece, piece_masks in zip(*pieces, strict=True):
         # Tiles have one shape: timing cuDNN's algorithms pays here, not on held-out frames.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            with torch.autocast(
-                run.device.type, torch.bfloat16, enabled=_is_mixed(run)
-            ):
+            with torch.autocast(run.device.type, torch.bfloat16, enabled=mixed):
                 logits = run.network(piece)  # (B / parts, 2, H, W)
             weight = len(piece) / len(tiles)
             loss = focal_and_jaccard(logits, piece_masks, run.settings.areas_over).total
@@ -260,13 +260,6 @@ def blend(average: nn.Module, network: nn.Module, decay: float) -> None:
 def _decay(run: Run) -> float:
     """Average over few steps at first, so that random initial weights are soon forgotten."""
     return min(run.settings.average, (1.0 + run.step) / (10.0 + run.step))
-
-
-def _is_mixed(run: Run) -> bool:
-    if run.settings.precision != "auto":
-        return run.settings.precision == "bfloat16"
-    # Without its instructions a CPU emulates bfloat16, slower than float32.
-    return run.device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()  # noqa: SLF001
 
 
 def device_name(device: torch.device) -> str:
