@@ -43,6 +43,7 @@ class Case:
     incumbent: float
     candidate: float | None
     word: str
+    reasons: tuple[str, ...]
     minutes: float
 
     @property
@@ -82,9 +83,11 @@ def try_domain(number: int, out: Path, model: str, *, brief: bool) -> Case:
     ground.write_frames(folder / "frames")
     began = time.monotonic()
     candidate: float | None = None
+    reasons: list[str] = []
     try:
         card = adapt(job := job_for(folder, model, brief=brief), LogWatch())
         word = str(card.data["verdict"]["verdict"])  # type: ignore[index]
+        reasons = card.data["verdict"]["reasons"]  # type: ignore[index]
         candidate = float(miou_of(job.out, ground.test).mean())
     except AdaptationError as error:
         word = f"refused: {error}"
@@ -95,6 +98,7 @@ def try_domain(number: int, out: Path, model: str, *, brief: bool) -> Case:
         incumbent=float(miou_of(model, ground.test).mean()),
         candidate=candidate,
         word=word,
+        reasons=tuple(reasons),
         minutes=(time.monotonic() - began) / 60,
     )
 

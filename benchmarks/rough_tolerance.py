@@ -68,7 +68,8 @@ class Row:
     """Of the candidate, on frames it never saw."""
     sd: float
     n: int
-    verdict: str
+    verdict: dict[str, object]
+    """With its reasons and what it was drawn from."""
 
 
 def give_masks(job: AdaptSettings, ground: Ground, masks: Sequence[Mask]) -> None:
@@ -158,7 +159,7 @@ def main() -> None:
                 miou=float(scores.mean()),
                 sd=float(scores.std()),
                 n=len(scores),
-                verdict=str(verdict["verdict"]) if isinstance(verdict, dict) else "",
+                verdict=verdict if isinstance(verdict, dict) else {},
             )
         )
         print(rows[-1], flush=True)

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = named_device(options.device)
-    chosen = PRECISIONS[is_mixed(device)]
+    chosen = "bfloat16" if is_mixed(device) else "float32"
     print(f"NPsSegNet on {device_name(device)}; {machine()}; would train in {chosen}")
     batch = random_batch(options.batch, options.tile_px)
     runs = {

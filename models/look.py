@@ -145,10 +145,13 @@ def raw_look(
     middle = normalise(window(pixels, VIEW_PX * MOST_REDUCED))
     view = torch.from_numpy(_view(middle))[None, None].to(device)
     on = torch.device(device)
-    # Every GPU knows float16, not every one bfloat16; a CPU knows the latter, if either.
-    half = torch.float16 if on.type == "cuda" else torch.bfloat16
-    halves = on.type == "cuda" or is_mixed(on)
-    with torch.inference_mode(), torch.autocast(on.type, half, enabled=halves):
+    is_gpu = on.type == "cuda"
+    # Every GPU knows float16, not every one bfloat16; on a CPU float16 is slow.
+    half = torch.float16 if is_gpu else torch.bfloat16
+    with (
+        torch.inference_mode(),
+        torch.autocast(on.type, half, enabled=is_gpu or is_mixed(on)),
+    ):
         pooled = maps(view)[0].float().cpu().numpy()
     statistics = measure_statistics(middle)
     return pooled, statistics

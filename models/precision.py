@@ -20,9 +20,9 @@ def is_mixed(device: torch.device, precision: Precision = "auto") -> bool:
         return precision == "bfloat16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # PyTorch below 2.11 cannot tell, and float32 is never wrong.
-    read = getattr(torch.cpu, "get_capabilities", None)
-    return knows_bfloat16(read() if read else {})
+    # Older releases of PyTorch do not list them, and float32 is never wrong.
+    listed = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.backends.mkldnn.is_available() and knows_bfloat16(listed)
 
 
 def knows_bfloat16(capabilities: Mapping[str, object]) -> bool:

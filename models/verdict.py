@@ -8,7 +8,7 @@ turned over and a little grain is added.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ Frame = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Cut = Callable[[Frame], Mask]
 Word = Literal["promote", "doubtful", "reject"]
-Looked = tuple[float, float, float, float, float, float]
-"""Of one frame's mask: three steps, the solidity, the stability and the covered share."""
 
 GRAIN = 0.15
 """Added noise, in units of a normalised frame: hardly seen."""
@@ -36,13 +34,25 @@ LEAST_OF_CUT = 0.85
 """Of the classical cut's worth, below which a candidate is rejected. That cut draws its outlines
 where brightness tells, so its steps are high, be they right or wrong: on real micrographs (EMPS)
 exact masks drawn by hand are worth 0.79 of it (`benchmarks/worth_of_masks.py`). Five candidates
-learnt there had 0.51, 0.53 and 0.54, which were below the tuned one-liner (MIoU 0.73 to
-0.75 against 0.81), 0.90 and 0.94, which were above it (0.84 and 0.82)."""
+learnt there had 0.51, 0.53 and 0.54, which were below the tuned one-liner (MIoU 0.73 to 0.75
+against 0.81), 0.90 and 0.94, both on the same six frames, which were above it (0.84 and 0.82)."""
 SMALL_LOSS = 0.003
 """MIoU that a candidate may lose on synthetic frames and still be "doubtful": by as much two
 trainings on one synthetic set differed that had other seeds (bright field, 0.976 and 0.979)."""
 LEAST_FIDELITY = 0.9
 """Overlap of the synthetic set with its masks below which nothing learnt from it is trusted."""
+
+
+class Looked(NamedTuple):
+    """What is seen of one frame's mask; units and ranges are those of `Worth`."""
+
+    step: float
+    step_drawn_in: float
+    """Across outlines drawn in by a pixel."""
+    step_moved_out: float
+    solidity: float
+    stability: float
+    covered: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +82,11 @@ class Verdict:
 
 def worth_of(cut: Cut, frames: Sequence[Frame], seed: int = 0) -> Worth:
     """Judge a way of cutting by what it makes of normalised frames, each (H, W)."""
-    return worth(masks_looked_at(cut, frames, seed))
+    return weigh(look_at_masks(cut, frames, seed))
 
 
-def masks_looked_at(cut: Cut, frames: Sequence[Frame], seed: int = 0) -> list[Looked]:
-    """Return, frame by frame, what `worth` is made of."""
+def look_at_masks(cut: Cut, frames: Sequence[Frame], seed: int = 0) -> list[Looked]:
+    """Return, frame by frame, what a worth is made of; parameters are those of `worth_of`."""
     return side_by_side(
         lambda numbered: _look(cut, numbered[1], seed + numbered[0]),
         enumerate(frames),
@@ -84,8 +94,8 @@ def masks_looked_at(cut: Cut, frames: Sequence[Frame], seed: int = 0) -> list[Lo
     )
 
 
-def worth(looked: Sequence[Looked]) -> Worth:
-    """Put together what was seen of one way of cutting on some frames."""
+def weigh(looked: Sequence[Looked]) -> Worth:
+    """Put together what was seen of one way of cutting, 1 or more frames."""
     *steps, solid, stable, covered = np.array(looked).T
     # Where precisely a soft edge ends is a matter of definition, so of one for all frames.
     step = max(steps, key=np.mean)
@@ -106,9 +116,9 @@ def _look(cut: Cut, frame: Frame, seed: int) -> Looked:
     union = np.count_nonzero(mask | again)
     if not mask.any():
         # Nothing found is worth nothing, but it is no contradiction where nothing is there.
-        return 0.0, 0.0, 0.0, 0.0, float(union == 0), 0.0
+        return Looked(0.0, 0.0, 0.0, 0.0, float(union == 0), 0.0)
     stable = np.count_nonzero(mask & again) / union
-    return *_steps(frame, mask), solidity(mask), stable, float(mask.mean())
+    return Looked(*_steps(frame, mask), solidity(mask), stable, float(mask.mean()))
 
 
 def _steps(frame: Frame, mask: Mask) -> tuple[float, float, float]:

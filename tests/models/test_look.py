@@ -35,7 +35,7 @@ def test_gain_and_type_of_the_counts_change_no_look(looker, dtype) -> None:
     (frame,) = frames("haadf", 1)
     as_counts = np.round(frame / frame.max() * 250)
     usual = looker(as_counts.astype(np.float32) * 7 + 3)
-    # both are normalised alike; bf16 rounds
+    # both are normalised alike; 16 bits, where there are such, round
     assert np.abs(looker(as_counts.astype(dtype)).vector - usual.vector).max() < 0.3
 
 

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from scipy import ndimage
 
-from models.verdict import Worth, masks_looked_at, verdict, worth, worth_of
+from models.verdict import Looked, Worth, verdict, weigh, worth_of
 
 Y, X = np.mgrid[:96, :96]
 DISC = np.hypot(Y - 48, X - 48) <= 20
@@ -86,9 +87,14 @@ def test_the_incumbent_is_given_none() -> None:
     assert verdict(replace(GOOD, worth=0.9), GOOD, POOR, **fine).word == "reject"
 
 
-def test_what_was_looked_at_adds_up_to_the_worth() -> None:
-    some, cut = frames(), lambda frame: frame > 1.5
-    assert worth(masks_looked_at(cut, some)) == worth_of(cut, some)
+def test_all_frames_are_weighed_by_the_outlines_that_serve_most() -> None:
+    weighed = weigh(
+        [Looked(2.0, 1.0, 3.0, 0.5, 0.8, 0.1), Looked(2.0, 5.0, 1.0, 1.0, 0.5, 0.3)]
+    )
+    assert weighed.step == 3.0  # drawn in: (1 + 5) / 2
+    assert weighed.worth == pytest.approx((1 * 0.5 * 0.8 + 5 * 1.0 * 0.5) / 2)
+    assert (weighed.solidity, weighed.stability) == pytest.approx((0.75, 0.65))
+    assert weighed.covered == pytest.approx(0.2)
 
 
 def test_figures_that_are_no_numbers_are_no_promotion() -> None:
@@ -96,6 +102,9 @@ def test_figures_that_are_no_numbers_are_no_promotion() -> None:
         fidelity, gain = figures
         found = verdict(GOOD, POOR, POOR, fidelity=fidelity, synthetic_gain=gain)
         assert found.word == "reject"
+    lost = replace(GOOD, worth=np.nan)
+    for worths in ((lost, POOR, POOR), (GOOD, lost, POOR), (GOOD, POOR, lost)):
+        assert verdict(*worths, fidelity=0.97, synthetic_gain=0.1).word == "reject"
 
 
 def test_untrue_masks_or_missed_particles_are_no_promotion() -> None:
