@@ -220,7 +220,15 @@ class OperatorPage:
         if session_id == self._session_id:
             return
         self._session_id = session_id
-        newest = await asyncio.to_thread(self._looker.last_number, session_id)
+        before = self._film
+        # As the canvas will tell: what it showed before would take the choice back.
+        self._film = FilmState(mode="review", session=session_id)
+        try:
+            newest = await asyncio.to_thread(self._looker.last_number, session_id)
+        except StoreError as error:
+            self._film = before
+            ui.notify(str(error), type="warning")
+            return
         self._canvas.go_to(session_id, newest, newest)
 
     def _go_to(self, number: int) -> None:
@@ -278,11 +286,14 @@ class OperatorPage:
         )
 
     async def _refresh(self) -> None:
+        wanted = self._wanted()
         try:
-            view = await asyncio.to_thread(self._looker.view, self._wanted())
+            view = await asyncio.to_thread(self._looker.view, wanted)
         except StoreError as error:
             self._header.trouble(str(error))
             return
+        if self._wanted().session_id != wanted.session_id:
+            return  # of a session that was left meanwhile; the next reading is due soon
         self._show(view)
         await self._learning.refresh(view.session.id if view.session else None)
         if self._learning.shown:
@@ -299,11 +310,13 @@ class OperatorPage:
         self._problems.show(view.problems)
 
     async def _refresh_measured(self) -> None:
+        wanted = self._wanted()
         try:
-            found = await asyncio.to_thread(self._looker.measured, self._wanted())
+            found = await asyncio.to_thread(self._looker.measured, wanted)
         except StoreError:
             return  # the lights say so
-        self._show_measured(found)
+        if self._wanted().session_id == wanted.session_id:
+            self._show_measured(found)
 
     def _show_measured(self, found: Measured) -> None:
         self._figures.show(found.psd)

@@ -144,6 +144,29 @@ def test_particles_and_frames_are_rejected_without_a_mouse(
     visit.wait_shown("rejected", "^0$")
 
 
+def test_undo_takes_back_the_last_wish_though_one_before_it_was_slow(
+    visit: Visit, server: PageServer
+) -> None:
+    """Side by side, a slow change was committed after the next, and undone in its place."""
+    pick_film(visit, server)
+    visit.page.evaluate(
+        """() => {
+          const fast = window.fetch;
+          window.fetch = async (path, how) => {
+            const isSlow = /particles.*restore$/.test(path);
+            if (isSlow) await new Promise((done) => setTimeout(done, 1500));
+            return fast(path, how);
+          };
+        }"""
+    )
+    visit.press("n", "Delete")
+    visit.wait_shown("rejected", "^1$")
+    visit.press("Delete", "Shift+Delete")
+    visit.wait_shown("rejected", f"^{PARTICLES}$")
+    visit.press("Control+z")
+    visit.wait_shown("rejected", "^0$")
+
+
 def test_a_click_on_the_course_goes_to_that_frame(
     visit: Visit, server: PageServer
 ) -> None:

@@ -437,6 +437,15 @@ def test_the_list_of_sessions_stands_still_while_it_is_open(
     pick(crowd, "film")
 
 
+def test_a_choice_stands_however_soon_it_follows_another(crowd: Visit) -> None:
+    """A page that was read before the canvas went there once took the choice back."""
+    for _ in range(4):
+        for session in ("empty", "film"):
+            pick(crowd, session)
+    crowd.wait_shown("particles", f"^{CROWD}$")
+    expect(crowd.picker).to_have_value(re.compile("film"), timeout=PATIENCE_MS)
+
+
 def test_the_last_minute_ends_with_the_frame_that_is_shown(crowd: Visit) -> None:
     crowd.page.get_by_role("button", name="60 s", exact=True).click()
     for key, number in (("Home", 1), ("End", 2)):

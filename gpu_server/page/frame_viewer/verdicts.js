@@ -7,6 +7,7 @@ export class Verdicts {
   constructor(api, viewer) {
     this.api = api;
     this.viewer = viewer;
+    this.before = Promise.resolve(); // ends with the last change that was asked for
   }
 
   /** Reject a particle of the shown frame, or restore it. */
@@ -62,8 +63,13 @@ export class Verdicts {
     this.viewer.restyle(now);
   }
 
-  /** Returns why it did not work, or "". */
-  async #post(path, hear = () => {}) {
+  /** Returns why it did not work, or "". One after the other: undo takes back the last. */
+  #post(path, hear = () => {}) {
+    this.before = this.before.then(() => this.#send(path, hear));
+    return this.before;
+  }
+
+  async #send(path, hear) {
     try {
       const headers = { "x-emc-csrf": "1" };
       const answer = await fetch(`${this.api}/${path}`, { method: "POST", headers });
