@@ -226,7 +226,8 @@ class OperatorPage:
         try:
             newest = await asyncio.to_thread(self._looker.last_number, session_id)
         except StoreError as error:
-            self._film = before
+            if self._session_id == session_id:  # none was picked after it
+                self._film = before
             ui.notify(str(error), type="warning")
             return
         self._canvas.go_to(session_id, newest, newest)

@@ -151,7 +151,7 @@ def test_undo_takes_back_the_last_wish_though_one_before_it_was_slow(
     pick_film(visit, server)
     visit.page.evaluate(
         """() => {
-          const fast = window.fetch;
+          const fast = (window.fastFetch = window.fetch);
           window.fetch = async (path, how) => {
             const isSlow = /particles.*restore$/.test(path);
             if (isSlow) await new Promise((done) => setTimeout(done, 1500));
@@ -165,6 +165,7 @@ def test_undo_takes_back_the_last_wish_though_one_before_it_was_slow(
     visit.wait_shown("rejected", f"^{PARTICLES}$")
     visit.press("Control+z")
     visit.wait_shown("rejected", "^0$")
+    visit.page.evaluate("() => { window.fetch = window.fastFetch; }")
 
 
 def test_a_click_on_the_course_goes_to_that_frame(

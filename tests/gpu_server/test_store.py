@@ -661,7 +661,7 @@ def test_a_burst_is_recorded_at_500_files_a_second(tmp_path: Path) -> None:
         assert 512 / (time.thread_time() - start_s) > 500
 
 
-@pytest.mark.slow  # of this machine, not of the code: 5.3 ms on an older one
+@pytest.mark.slow  # a matter of the machine, too: 5.3 ms on an older one
 def test_a_result_with_300_particles_is_saved_in_5_ms(tmp_path: Path) -> None:
     took_s = []
     with Store(tmp_path) as store:
